@@ -1,0 +1,49 @@
+# Every target runs on a fresh clone: what it needs is installed first. Node itself comes with npm ci.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+INSTALLED := node_modules/.package-lock.json
+
+.PHONY: help
+help: ## print this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(INSTALLED): package-lock.json package.json $(wildcard */package.json)
+	@npm ci --no-audit --no-fund
+	@touch $@
+
+.PHONY: run
+run: $(INSTALLED) ## PostgreSQL, a producer on 8080 and CONSUMERS=2 consumers on this machine, without Docker
+	@exec node e2e/src/run.ts
+
+.PHONY: test
+test: $(INSTALLED) ## every test, against a PostgreSQL that it starts or the one at DATABASE_URL
+	@npm test
+
+.PHONY: check
+check: $(INSTALLED) ## types, lint, format
+	@npm run --silent check
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure, beside peers
+	@npm run --silent bench
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## break things for SECONDS=60 and check that nothing was lost (SEED=… replays a run)
+	@node e2e/src/chaos/main.ts
+
+.PHONY: up
+up: ## the same with Docker: docker compose up -d --build
+	docker compose up -d --build --wait
+
+.PHONY: down
+down: ## stop and remove the containers (the data stays)
+	docker compose down
+
+.PHONY: logs
+logs: ## follow the logs of the containers
+	docker compose logs -f
+
+.PHONY: ingest
+ingest: ## send one random signal
+	@curl -sS -X POST localhost:$${PORT:-8080}/ingest && echo

@@ -1,0 +1,3 @@
+export { startConsumer } from './consumer.ts';
+export { Listener, type ListenerOptions, type SignalCallback } from './listener.ts';
+export { type ConsumerSettings, readConsumerSettings } from './settings.ts';

@@ -1,0 +1,27 @@
+/** `npm run migrate`: brings the database of the environment to the schema that the services expect. */
+import { config as loadDotenv } from 'dotenv';
+import { migrate } from './migrate.ts';
+import { databaseSettings } from './settings.ts';
+
+const say = (line: string) => process.stdout.write(`${line}\n`);
+const fail = (line: string) => {
+  process.stderr.write(`${line}\n`);
+  process.exitCode = 1;
+};
+
+loadDotenv({ quiet: true });
+const settings = databaseSettings({}).safeParse(process.env);
+if (settings.success) {
+  const url = settings.data.DATABASE_URL;
+  const { host, pathname } = new URL(url);
+  const database = host + pathname;
+  try {
+    const applied = await migrate(url);
+    for (const name of applied) say(`applied ${name}`);
+    say(applied.length > 0 ? `${database} is up to date` : `${database} was up to date: nothing to apply`);
+  } catch (error) {
+    fail(`Migrating ${database} failed: ${(error as Error).message || String(error)}`);
+  }
+} else {
+  for (const { path, message } of settings.error.issues) fail(`${path.join('.')}: ${message}`);
+}

@@ -1,0 +1,57 @@
+/** Brings a database to the schema that the services expect. */
+import { fileURLToPath } from 'node:url';
+import { runner } from 'node-pg-migrate';
+import pg from 'pg';
+
+/** PostgreSQL 13 brought xid8 and pg_snapshot, on which delivery stands. */
+const OLDEST_SERVER = 130_000;
+
+/** A server that can't hold our schema. */
+export class ServerTooOldError extends Error {
+  override name = 'ServerTooOldError';
+}
+
+/**
+ * Applies the migrations that the database lacks, each once, also when several run this at once: the others wait for
+ * the first and then find nothing to do.
+ *
+ * @returns the names of those it applied, in order.
+ * @throws {ServerTooOldError} on a server older than PostgreSQL 13; nothing is changed then.
+ */
+export async function migrate(
+  databaseUrl: string,
+  options: { direction?: 'up' | 'down'; count?: number } = {},
+): Promise<string[]> {
+  const client = new pg.Client({
+    connectionString: databaseUrl,
+    application_name: 'pg-signals migrate',
+    connectionTimeoutMillis: 10_000,
+  });
+  client.on('error', () => {}); // a lost connection also fails the query in flight, which tells it
+  await client.connect();
+  try {
+    await checkServerVersion(client);
+    const applied = await runner({
+      dbClient: client,
+      dir: fileURLToPath(new URL('../migrations', import.meta.url)),
+      migrationsTable: 'signals_migrations',
+      direction: options.direction ?? 'up',
+      ...(options.count === undefined ? {} : { count: options.count }),
+      advisoryLockMode: 'wait',
+      log: () => {},
+    });
+    return applied.map((migration) => migration.name);
+  } finally {
+    await client.end();
+  }
+}
+
+async function checkServerVersion(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ number: number; version: string }>(
+    `SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version`,
+  );
+  const { number, version } = rows[0]!;
+  if (number < OLDEST_SERVER) {
+    throw new ServerTooOldError(`PostgreSQL ${version} is too old: pg-signals needs PostgreSQL 13 or newer`);
+  }
+}

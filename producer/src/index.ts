@@ -1,0 +1,3 @@
+export { startProducer } from './producer.ts';
+export { type ProducerSettings, readProducerSettings } from './settings.ts';
+export type { NewSignal } from './signalInput.ts';

@@ -1,0 +1,117 @@
+/** What a client may send as a signal, and how it is told what is wrong with it. */
+import { Problem } from '@pg-signals/runtime';
+import { type ParseError, parse as parseJsonc, printParseErrorCode } from 'jsonc-parser';
+import { z } from 'zod';
+
+/** RFC 3339: the offset must be there, and an hour is 00 to 23. */
+const RFC3339 =
+  /^(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[Tt](?:[01]\d|2[0-3]):[0-5]\d:)([0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)$/;
+
+/** True for a moment that exists; 30 February has the right shape and does not. */
+function isMoment(text: string): boolean {
+  const date = RFC3339.exec(text)?.[1];
+  if (!date) return false;
+  const day = new Date(`${date.slice(0, 10)}T00:00:00Z`);
+  return !Number.isNaN(day.getTime()) && day.toISOString().slice(0, 10) === date.slice(0, 10);
+}
+
+/** PostgreSQL's jsonb takes neither U+0000 nor half of a surrogate pair; JSON.stringify writes both as escapes. */
+const NOT_FOR_JSONB = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/;
+
+function isStorable(attributes: unknown): boolean {
+  try {
+    return !NOT_FOR_JSONB.test(JSON.stringify(attributes));
+  } catch {
+    return false; // nested more deeply than the stack goes
+  }
+}
+
+const NAME = 'expected 1 to 255 characters, none of them a control character';
+
+const newSignal = z.strictObject(
+  {
+    signal_name: z
+      .string({ error: NAME })
+      .refine((name) => name.length > 0 && [...name].length <= 255, { error: NAME })
+      .refine((name) => !/\p{Cc}/u.test(name) && name.isWellFormed(), { error: NAME }),
+    signal_value: z.number({ error: 'expected a finite number' }),
+    timestamp: z
+      .string({ error: 'expected RFC 3339 with an offset, such as 2026-04-02T16:23:17.123Z' })
+      .refine(isMoment, { error: 'expected RFC 3339 with an offset, such as 2026-04-02T16:23:17.123Z' })
+      .optional(),
+    attributes: z
+      .record(z.string(), z.unknown(), { error: 'expected an object' })
+      .refine(isStorable, {
+        error: 'expected text without U+0000 and without half a surrogate pair, not nested too deeply',
+      })
+      .optional(),
+  },
+  { error: (issue) => (issue.code === 'invalid_type' ? 'expected an object' : undefined) },
+);
+
+/** A signal before it has its row: the table fills in what is left out. */
+export type NewSignal = z.infer<typeof newSignal>;
+
+/** One thing that is wrong with a signal. `pointer` is a JSON Pointer (RFC 6901). */
+export interface FieldError {
+  pointer: string;
+  detail: string;
+}
+
+/** Checks a value that came from outside; returns the signal, or everything that is wrong with it. */
+export function checkSignal(value: unknown): { signal: NewSignal } | { errors: FieldError[] } {
+  const result = newSignal.safeParse(value);
+  if (result.success) return { signal: result.data };
+  return {
+    errors: result.error.issues.flatMap((issue) => {
+      if (issue.code === 'unrecognized_keys') {
+        return issue.keys.map((key) => ({
+          pointer: `/${escapePointer(key)}`,
+          detail: `expected only signal_name, signal_value, timestamp and attributes`,
+        }));
+      }
+      const came = issue.path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], value);
+      const pointer = issue.path.map((key) => `/${escapePointer(String(key))}`).join('');
+      return { pointer, detail: `${issue.message}, got ${describe(came)}` };
+    }),
+  };
+}
+
+const escapePointer = (key: string) => key.replaceAll('~', '~0').replaceAll('/', '~1');
+
+/** A value as a message shows it: short, whatever was sent. */
+function describe(value: unknown): string {
+  if (value === undefined) return 'nothing';
+  if (Array.isArray(value)) return 'an array';
+  if (typeof value === 'object' && value !== null) return 'an object';
+  const json = JSON.stringify(value);
+  return json.length > 80 ? `${json.slice(0, 80)}… (${json.length} characters)` : json;
+}
+
+/**
+ * Reads JSON.
+ *
+ * @throws {Problem} 400 with the line and column of what is wrong. V8 names a position in some of its messages only, so a
+ *   text that it refused is read once more by a parser that always does.
+ */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const found: ParseError[] = [];
+    parseJsonc(text, found, { disallowComments: true, allowTrailingComma: false, allowEmptyContent: false });
+    const offset = found[0]?.offset ?? text.length;
+    const reason = found[0] ? printParseErrorCode(found[0].error) : (cause as Error).message;
+    const before = text.slice(0, offset).split('\n');
+    const [line, column] = [before.length, before.at(-1)!.length + 1];
+    throw new Problem(400, `The body is not JSON: ${reason} at line ${line}, column ${column} (position ${offset}).`, {
+      members: { position: offset, line, column },
+      cause,
+    });
+  }
+}
+
+/** What `POST /ingest` inserts where no body comes. */
+export function randomSignal(): NewSignal {
+  return { signal_name: 'test_signal', signal_value: Math.random() };
+}

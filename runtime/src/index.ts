@@ -1,0 +1,15 @@
+export { type BackoffOptions, backoff } from './backoff.ts';
+export {
+  type AppOptions,
+  answerError,
+  createApp,
+  type HttpServer,
+  listen,
+  PortTakenError,
+  type ReadyCheck,
+} from './http.ts';
+export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
+export { createMetrics } from './metrics.ts';
+export { Problem, sendProblem, toProblem } from './problem.ts';
+export { runService, type Service } from './service.ts';
+export { commonVariables, port, readSettings, SettingsError } from './settings.ts';

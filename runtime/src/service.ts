@@ -1,0 +1,67 @@
+/** The life of a service's process: settings, start, signals, ordered stop, exit code. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createLogger, type Logger } from './logger.ts';
+import { SettingsError } from './settings.ts';
+
+/** A started service. */
+export interface Service {
+  /** Where its HTTP server answers. */
+  readonly url: string;
+  /** Stops taking work, finishes what is in flight, gives everything back. Calling it twice does no harm. */
+  stop(): Promise<void>;
+}
+
+interface ServiceSettings {
+  LOG_LEVEL: string;
+  LOG_FORMAT: 'text' | 'json';
+  SHUTDOWN_TIMEOUT_MS: number;
+}
+
+/**
+ * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 where the
+ * settings are wrong, the start fails, the stop takes longer than `SHUTDOWN_TIMEOUT_MS`, a second signal comes, or an
+ * error reaches nobody.
+ */
+export async function runService<S extends ServiceSettings>(
+  readSettings: () => S,
+  start: (settings: S, logger: Logger) => Promise<Service>,
+): Promise<void> {
+  let settings: S;
+  try {
+    settings = readSettings();
+  } catch (error) {
+    if (!(error instanceof SettingsError)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    process.exitCode = 1;
+    return;
+  }
+  const logger = createLogger({ level: settings.LOG_LEVEL, format: settings.LOG_FORMAT });
+  const die = (message: string, fields: Record<string, unknown>) => {
+    logger.error(message, fields);
+    process.exit(1);
+  };
+  process.on('uncaughtException', (error) => die('Uncaught error, ending', { error }));
+  // A log that nobody reads any more is no reason to lose work: the service goes on without it.
+  process.stdout.on('error', () => {});
+
+  const starting = start(settings, logger);
+  let stopping = false;
+  const stop = async (signal: NodeJS.Signals) => {
+    if (stopping) return die('Stopped at once by a second signal', { signal });
+    stopping = true;
+    logger.info('Stopping', { signal, timeout_ms: settings.SHUTDOWN_TIMEOUT_MS });
+    sleep(settings.SHUTDOWN_TIMEOUT_MS, undefined, { ref: false }).then(() =>
+      die('Stopped by force: not done within SHUTDOWN_TIMEOUT_MS', { timeout_ms: settings.SHUTDOWN_TIMEOUT_MS }),
+    );
+    await (await starting).stop();
+    logger.info('Stopped');
+    process.exit(0);
+  };
+  process.on('SIGTERM', stop).on('SIGINT', stop);
+
+  try {
+    await starting;
+  } catch (error) {
+    die('Could not start', { reason: (error as Error).message });
+  }
+}

@@ -1,0 +1,51 @@
+/** Reads the environment once, at the start, and names everything that is wrong with it. */
+import { config as loadDotenv } from 'dotenv';
+import { z } from 'zod';
+
+/** The variables that every service takes; each room adds its own. */
+export const commonVariables = {
+  LOG_LEVEL: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
+  LOG_FORMAT: z.enum(['text', 'json']).default('text'),
+  /** How long a stop may take before the process ends with code 1. */
+  SHUTDOWN_TIMEOUT_MS: z.coerce.number().int().min(1).default(10_000),
+};
+
+/** The variable `PORT` with a default; 0 takes a free one. */
+export const port = (byDefault: number) => z.coerce.number().int().min(0).max(65_535).default(byDefault);
+
+/** Settings that can't be used. Its message is for the person who starts the service: a line for each variable. */
+export class SettingsError extends Error {
+  override name = 'SettingsError';
+}
+
+/**
+ * Checks the environment, and `.env` in the working directory for what the environment lacks, against a schema.
+ * An empty variable counts as missing.
+ *
+ * @throws {SettingsError} naming every variable that is wrong, what was expected and what came.
+ */
+export function readSettings<T extends z.ZodType>(
+  schema: T,
+  environment: NodeJS.ProcessEnv = loadEnvironment(),
+): z.infer<T> {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
+  const result = schema.safeParse(given);
+  if (result.success) return result.data;
+  throw new SettingsError(
+    result.error.issues
+      .map(({ path, message }) => {
+        const name = path.join('.');
+        const value = given[name];
+        // A URL may hold a password: it is never repeated.
+        const came =
+          value === undefined ? ', but it is missing' : value.includes('://') ? '' : `, got ${JSON.stringify(value)}`;
+        return `${name}: ${message.replace(/^Invalid (input|option): /, '')}${came}`;
+      })
+      .join('\n'),
+  );
+}
+
+function loadEnvironment(): NodeJS.ProcessEnv {
+  loadDotenv({ quiet: true });
+  return process.env;
+}
