@@ -50,8 +50,11 @@ async function checkServerVersion(client: pg.Client): Promise<void> {
   const { rows } = await client.query<{ number: number; version: string }>(
     `SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version`,
   );
-  const { number, version } = rows[0]!;
-  if (number < OLDEST_SERVER) {
-    throw new ServerTooOldError(`PostgreSQL ${version} is too old: pg-signals needs PostgreSQL 13 or newer`);
-  }
+  requireServer(rows[0]!.number, rows[0]!.version);
+}
+
+/** @throws {ServerTooOldError} for a `server_version_num` below that of PostgreSQL 13. */
+export function requireServer(number: number, version: string): void {
+  if (number >= OLDEST_SERVER) return;
+  throw new ServerTooOldError(`PostgreSQL ${version} is too old: pg-signals needs PostgreSQL 13 or newer`);
 }

@@ -1,0 +1,106 @@
+import { once } from 'node:events';
+import http from 'node:http';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createApp, type HttpServer, listen } from '../src/http.ts';
+import { createLogger } from '../src/logger.ts';
+import { createMetrics } from '../src/metrics.ts';
+import { Problem } from '../src/problem.ts';
+
+let server: HttpServer;
+let log = '';
+let reason: string | undefined;
+let answerSlow = Promise.withResolvers<void>();
+
+beforeEach(async () => {
+  log = '';
+  reason = undefined;
+  answerSlow = Promise.withResolvers();
+  const app = createApp({
+    logger: createLogger({ write: (lines) => (log += lines) }),
+    metrics: createMetrics(),
+    ready: async () => {
+      if (reason) throw new Error(reason);
+    },
+    routes: {
+      '/slow': {
+        get: async (_request, response) => {
+          response.flushHeaders();
+          await answerSlow.promise;
+          response.end('done');
+        },
+      },
+      '/fails': { get: () => Promise.reject(new Error('password=hunter2')) },
+      '/refuses': { post: () => Promise.reject(new Problem(422, 'Not this one.', { members: { errors: [1] } })) },
+    },
+  });
+  server = await listen(app, 0);
+});
+afterEach(() => server.stop());
+
+const get = (path: string, init?: RequestInit) => fetch(`${server.url}${path}`, init);
+
+test('/healthz answers whatever the state of the service', async () => {
+  reason = 'no database';
+  expect(await (await get('/healthz')).json()).toEqual({ status: 'ok' });
+});
+
+test('/readyz is 200 when the service can work, and 503 with the reason when it cannot', async () => {
+  expect((await get('/readyz')).status).toBe(200);
+  reason = 'no database';
+  const response = await get('/readyz');
+  expect(response.headers.get('content-type')).toBe('application/problem+json');
+  expect(await response.json()).toEqual({ title: 'Service Unavailable', status: 503, detail: 'no database' });
+});
+
+test('/metrics is in the Prometheus format', async () => {
+  expect(await (await get('/metrics')).text()).toContain('process_cpu_seconds_total');
+});
+
+test('an unknown path is 404 and tells which there are', async () => {
+  const response = await get('/nowhere');
+  expect(response.status).toBe(404);
+  expect(await response.json()).toMatchObject({
+    detail: expect.stringContaining('/refuses, /healthz, /readyz, /metrics'),
+  });
+});
+
+test('a wrong method is 405 with Allow', async () => {
+  const response = await get('/refuses');
+  expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
+  expect((await get('/healthz', { method: 'DELETE' })).headers.get('allow')).toBe('GET, HEAD');
+});
+
+test('a problem is told as it is', async () => {
+  const response = await get('/refuses', { method: 'POST' });
+  expect([response.status, await response.json()]).toEqual([
+    422,
+    { title: 'Unprocessable Entity', status: 422, detail: 'Not this one.', errors: [1] },
+  ]);
+});
+
+test('any other error is a bare 500 outside and whole in the log', async () => {
+  const body = await (await get('/fails')).text();
+  expect(JSON.parse(body)).toMatchObject({ status: 500 });
+  expect(body).not.toContain('hunter2');
+  expect(log).toContain('hunter2');
+});
+
+test('a malformed path is no error of ours', async () => {
+  const request = http.get(`${server.url}/%ZZ`);
+  const [response] = (await once(request, 'response')) as [http.IncomingMessage];
+  expect(response.statusCode).toBe(404);
+  response.resume();
+});
+
+test('a port that is taken is said with the variable that changes it', async () => {
+  await expect(listen(() => {}, Number(new URL(server.url).port))).rejects.toThrow(/Port \d+ is taken .* set PORT/);
+});
+
+test('stop lets a request in flight finish, takes no new one, and may be called twice', async () => {
+  const slow = await get('/slow');
+  const stopped = Promise.all([server.stop(), server.stop()]);
+  await expect(get('/healthz')).rejects.toThrow();
+  answerSlow.resolve();
+  expect(await slow.text()).toBe('done');
+  await stopped;
+});

@@ -1,0 +1,28 @@
+import { expect, test } from 'vitest';
+import { z } from 'zod';
+import { commonVariables, port, readSettings } from '../src/settings.ts';
+
+const schema = z.object({ ...commonVariables, PORT: port(8080), SECRET_URL: z.url() });
+
+test('what is not set has its default, and an empty variable counts as not set', () => {
+  expect(readSettings(schema, { SECRET_URL: 'http://a', PORT: '', LOG_LEVEL: 'debug' })).toEqual({
+    PORT: 8080,
+    LOG_LEVEL: 'debug',
+    LOG_FORMAT: 'text',
+    SHUTDOWN_TIMEOUT_MS: 10_000,
+    SECRET_URL: 'http://a',
+  });
+});
+
+test('every wrong or missing variable is named at once, with what was expected and what came', () => {
+  const read = () => readSettings(schema, { PORT: 'eighty', LOG_LEVEL: 'loud', LOG_FORMAT: 'json' });
+  expect(read).toThrow(/PORT: expected number.*, got "eighty"/);
+  expect(read).toThrow(/LOG_LEVEL: expected one of "error"\|"warn"\|"info"\|"debug", got "loud"/);
+  expect(read).toThrow(/SECRET_URL: .*, but it is missing/);
+});
+
+test('a URL that is wrong is not repeated, since it may hold a password', () => {
+  const read = () => readSettings(z.object({ U: z.url({ protocol: /^postgres$/ }) }), { U: 'mysql://me:secret@host' });
+  expect(read).toThrow(/^U: /);
+  expect(read).not.toThrow(/secret/);
+});
