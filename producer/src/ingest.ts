@@ -1,55 +1,86 @@
-/** POST /ingest: a request in, a committed row out. */
+/** POST /ingest: a request in, committed rows out. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Signal } from '@pg-signals/db';
-import { Problem } from '@pg-signals/runtime';
+import { hasBody, Problem } from '@pg-signals/runtime';
+import { ingestLines } from './ingestLines.ts';
+import { toIngestProblem } from './ingestProblem.ts';
+import { PublishError } from './publishError.ts';
+import type { Publisher } from './publisher.ts';
 import { readBody } from './readBody.ts';
-import { checkSignal, type NewSignal, parseJson, randomSignal } from './signalInput.ts';
+import { isKey, type NewSignal, parseJson, randomSignal } from './signalInput.ts';
+import type { GroupKey } from './signalRow.ts';
 
 export interface IngestOptions {
-  /** Resolves with the row after its commit. */
-  insert: (signal: NewSignal) => Promise<Signal>;
-  /** Longest body in bytes. */
+  publisher: Publisher;
+  /** Longest body of JSON, and longest line of NDJSON, in bytes. */
   maxBody: number;
+  /** What a packed stream of NDJSON may unpack to, in bytes. */
+  maxUnpacked: number;
+  /** Lines of NDJSON in one transaction. */
+  maxBatch: number;
+  /** How long a client may take to send a body of JSON, or be silent in a stream of NDJSON, in ms. */
+  receiveTimeoutMs: number;
 }
 
-/** A plain handler, so that it can stand in front of express as well as inside it. Rejects with what went wrong. */
-export function createIngest({ insert, maxBody }: IngestOptions) {
-  return async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-    const signal = await readSignal(request, maxBody);
-    const row = await insert(signal).catch(toIngestProblem);
-    const body = JSON.stringify(row);
-    response.writeHead(200, { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) });
-    response.end(body);
+/** Rejects with what went wrong. */
+export type Ingest = (request: IncomingMessage, response: ServerResponse) => Promise<void>;
+
+const JSON_TYPE = 'application/json';
+const LINES_TYPE = 'application/x-ndjson';
+
+/** A plain handler, so that it can stand in front of express as well as inside it. */
+export function createIngest(options: IngestOptions): Ingest {
+  const { publisher, maxBody, maxUnpacked, maxBatch, receiveTimeoutMs: timeoutMs } = options;
+
+  return async (request, response) => {
+    const type = mediaType(request);
+    const key = idempotencyKey(request);
+    if (type === LINES_TYPE && hasBody(request)) {
+      if (key !== undefined) throw new Problem(400, 'In NDJSON each line has its own "key"; Idempotency-Key has no place.');
+      const lines = { publisher, maxBatch, maxLine: maxBody, maxUnpacked, timeoutMs };
+      return answer(response, await ingestLines(request, lines));
+    }
+    const body = await readBody(request, { maxBytes: maxBody, timeoutMs });
+    const group = key === undefined ? undefined : { key, content: body };
+    try {
+      if (body === '') return answer(response, await publisher.publish(randomSignal(), group));
+      if (type !== JSON_TYPE) throw wrongType(type);
+      const value = parseJson(body);
+      if (!Array.isArray(value)) return answer(response, await publisher.publish(own(value, group), group));
+      const rows = await publisher.publishAll(value.map((signal) => own(signal, group)), group);
+      answer(response, { accepted: rows.length, ids: rows.map(({ id }) => id) });
+    } catch (error) {
+      throw error instanceof PublishError ? toIngestProblem(error) : error;
+    }
   };
 }
 
-async function readSignal(request: IncomingMessage, maxBody: number): Promise<NewSignal> {
-  const type = request.headers['content-type']?.split(';')[0]?.trim().toLowerCase();
-  const body = await readBody(request, maxBody);
-  if (body.length === 0) return randomSignal();
-  if (type !== 'application/json') {
-    throw new Problem(415, `Content-Type is ${type ?? 'missing'}, but application/json was expected.`, {
-      headers: { Accept: 'application/json' },
-    });
-  }
-  const checked = checkSignal(parseJson(body));
-  if ('signal' in checked) return checked.signal;
-  const [first] = checked.errors;
-  throw new Problem(422, `${first!.pointer || 'The body'}: ${first!.detail}.`, { members: { errors: checked.errors } });
+function answer(response: ServerResponse, result: unknown): void {
+  const body = JSON.stringify(result);
+  response.writeHead(200, ['Content-Type', JSON_TYPE, 'Content-Length', String(Buffer.byteLength(body))]);
+  response.end(body);
 }
 
-/** What the client is told of an insert that failed. The classes are those of SQLSTATE, appendix A of PostgreSQL's manual. */
-function toIngestProblem(error: unknown): never {
-  const { code = '', message } = error as { code?: string; message: string };
-  // 22: a value that its type can't hold; 23514: a CHECK of the table; 54: nested or written larger than a limit.
-  if (code.startsWith('22') || code === '23514' || code.startsWith('54')) {
-    throw new Problem(422, `The database refuses this signal: ${message}.`, { cause: error });
+function mediaType({ headers }: IncomingMessage): string | undefined {
+  const type = headers['content-type'];
+  return type === undefined || type === JSON_TYPE ? type : type.split(';', 1)[0]!.trim().toLowerCase();
+}
+
+function wrongType(type: string | undefined): Problem {
+  return new Problem(415, `Content-Type is ${type ?? 'missing'}, but ${JSON_TYPE} was expected.`, {
+    headers: { Accept: `${JSON_TYPE}, ${LINES_TYPE}` },
+  });
+}
+
+function idempotencyKey({ headers }: IncomingMessage): string | undefined {
+  const key = headers['idempotency-key'] as string | undefined;
+  if (key === undefined || isKey(key)) return key;
+  throw new Problem(400, 'Idempotency-Key: expected 1 to 255 visible ASCII characters.');
+}
+
+/** A signal under the key of its request has none of its own. What it is else is checked where it is published. */
+function own(signal: unknown, group: GroupKey | undefined): NewSignal {
+  if (group && signal !== null && typeof signal === 'object' && 'key' in signal) {
+    throw new Problem(400, 'A signal has a "key" and the request an Idempotency-Key: expected one of the two.');
   }
-  throw new Problem(
-    500,
-    'The signal could not be inserted: the database is not to be reached or refuses work. Try again.',
-    {
-      cause: error,
-    },
-  );
+  return signal as NewSignal;
 }

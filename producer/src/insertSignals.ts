@@ -1,36 +1,66 @@
-/** The one statement that writes signals. */
-import { type Signal, toUtc } from '@pg-signals/db';
-import type { ClientBase, Pool } from 'pg';
-import type { NewSignal } from './signalInput.ts';
+/** The statements that write signals: one without idempotency keys, and one with. */
+import type { Signal } from '@pg-signals/db';
+import type { Pool, QueryArrayConfig } from 'pg';
+import { queryWithin } from './queryWithin.ts';
+import type { SignalRow } from './signalRow.ts';
 
-const SQL = `
+/** The SQLSTATE with which `fn_insert_keyed_signals` refuses a key that stands for something else. */
+export const KEY_CONFLICT = 'SK409';
+
+export const INSERT = `
   INSERT INTO signals ("timestamp", signal_name, signal_value, attributes)
   SELECT coalesce("timestamp", now()), signal_name, signal_value, coalesce(attributes, '{}')
   FROM unnest($1::timestamptz[], $2::text[], $3::double precision[], $4::jsonb[])
     WITH ORDINALITY AS new ("timestamp", signal_name, signal_value, attributes, position)
   ORDER BY position
-  RETURNING id, "timestamp"::text, attributes`;
+  RETURNING id, to_json("timestamp" AT TIME ZONE 'UTC'), nullif(attributes, '{}')`;
+
+const INSERT_KEYED = `
+  SELECT id, to_json("timestamp" AT TIME ZONE 'UTC'), nullif(attributes, '{}'), signal_name, signal_value
+  FROM fn_insert_keyed_signals(
+    $1::timestamptz[], $2::text[], $3::double precision[], $4::jsonb[], $5::text[], $6::int[], $7::bytea[])`;
+
+/** Every column as the text that PostgreSQL sends. */
+type Row = [id: string, timestamp: string, attributes: string | null, signal_name: string, signal_value: string];
+const asText = { getTypeParser: () => (text: string) => text } as unknown as NonNullable<QueryArrayConfig['types']>;
+
+const NO_ATTRIBUTES: Signal['attributes'] = Object.freeze({});
 
 /**
- * Inserts all signals in one transaction; resolves after its commit with their rows, in the order given.
+ * Inserts all signals in one transaction; resolves after its commit with their rows, in the order given. Those whose key
+ * is known already are not inserted again: their rows are those of the first time.
  *
- * @throws {pg.DatabaseError} when a row is refused; then none is in.
+ * @throws what `queryWithin` throws; unless that is a `NoAnswerError`, no signal is in.
  */
-export async function insertSignals(
-  pool: Pick<Pool | ClientBase, 'query'>,
-  signals: readonly NewSignal[],
-): Promise<Signal[]> {
-  const { rows } = await pool.query<{ id: string; timestamp: string; attributes: Signal['attributes'] }>(SQL, [
-    signals.map((signal) => signal.timestamp ?? null),
-    signals.map((signal) => signal.signal_name),
-    signals.map((signal) => signal.signal_value),
-    signals.map((signal) => (signal.attributes ? JSON.stringify(signal.attributes) : null)),
-  ]);
-  return rows.map((row, index) => ({
-    id: Number(row.id),
-    timestamp: toUtc(row.timestamp),
-    signal_name: signals[index]!.signal_name,
-    signal_value: signals[index]!.signal_value,
-    attributes: row.attributes,
+export async function insertSignals(pool: Pool, signals: readonly SignalRow[], timeoutMs: number): Promise<Signal[]> {
+  const keyed = signals.some(({ key }) => key);
+  const query = keyed
+    ? { text: INSERT_KEYED, values: [...insertColumns(signals), ...keyColumns(signals)] }
+    : { text: INSERT, values: insertColumns(signals) };
+  const rows = await queryWithin<Row>(pool, { ...query, rowMode: 'array', types: asText }, timeoutMs);
+  return rows.map(([id, timestamp, attributes, signal_name, signal_value], index) => ({
+    id: Number(id),
+    timestamp: `${timestamp.slice(1, -1)}+00:00`,
+    signal_name: keyed ? signal_name : signals[index]!.signal_name,
+    signal_value: keyed ? Number(signal_value) : signals[index]!.signal_value,
+    attributes: attributes === null ? NO_ATTRIBUTES : JSON.parse(attributes),
   }));
+}
+
+/** The parameters of `INSERT`. */
+export function insertColumns(signals: readonly SignalRow[]) {
+  return [
+    signals.map(({ timestamp }) => timestamp),
+    signals.map(({ signal_name }) => signal_name),
+    signals.map(({ signal_value }) => signal_value),
+    signals.map(({ attributes }) => attributes),
+  ];
+}
+
+function keyColumns(signals: readonly SignalRow[]) {
+  return [
+    signals.map(({ key }) => key?.key ?? null),
+    signals.map(({ key }) => key?.part ?? null),
+    signals.map(({ key }) => key?.fingerprint ?? null),
+  ];
 }

@@ -1,33 +1,62 @@
 /** Reads the body of a request as text. */
+import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
-import { Problem } from '@pg-signals/runtime';
+import { hasBody, Problem } from '@pg-signals/runtime';
+import { bodyProblem, unpacked } from './unpacked.ts';
 
-const utf8 = new TextDecoder('utf-8', { fatal: true });
+export interface BodyLimits {
+  /** Longest body, in bytes, packed and unpacked. */
+  maxBytes: number;
+  /** How long the client may take to send it, in ms. */
+  timeoutMs: number;
+}
 
 /**
- * @throws {Problem} 413 past `maxBytes`, as soon as that is known; 400 for what is not UTF-8 or breaks off.
+ * By events and not by iterating: this runs once for each request, and the iterator costs as much as the rest of it.
+ *
+ * @throws {Problem} 413 past `maxBytes`, as soon as that is known; 408 past `timeoutMs`; 400 for what is not UTF-8, is
+ *   not packed as its header says, or breaks off; 415 for a packing that we don't know.
  */
-export async function readBody(request: IncomingMessage, maxBytes: number): Promise<string> {
-  if (Number(request.headers['content-length']) > maxBytes) throw tooLarge(maxBytes);
-  const chunks: Buffer[] = [];
-  let length = 0;
-  try {
-    for await (const chunk of request.iterator({ destroyOnReturn: false })) {
+export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<string> {
+  if (!hasBody(request)) return Promise.resolve('');
+  return new Promise((resolve, reject) => {
+    if (Number(request.headers['content-length']) > limits.maxBytes) throw tooLarge(limits.maxBytes);
+    const body = unpacked(request);
+    let whole: Buffer | undefined;
+    let chunks: Buffer[] | undefined;
+    let length = 0;
+    const timer = setTimeout(() => fail(tooSlow(limits.timeoutMs)), limits.timeoutMs);
+    const fail = (error: Error) => {
+      clearTimeout(timer);
+      body.off('data', onData);
+      body.pause();
+      reject(error);
+    };
+    const onData = (chunk: Buffer) => {
       length += chunk.length;
-      if (length > maxBytes) throw tooLarge(maxBytes);
-      chunks.push(chunk);
-    }
-  } catch (error) {
-    if (error instanceof Problem) throw error;
-    throw new Problem(400, 'The body broke off before its end.', { cause: error });
-  }
-  try {
-    return utf8.decode(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks, length));
-  } catch (cause) {
-    throw new Problem(400, 'The body is not UTF-8.', { cause });
-  }
+      if (length > limits.maxBytes) return fail(tooLarge(limits.maxBytes));
+      if (whole === undefined) whole = chunk;
+      else (chunks ??= [whole]).push(chunk);
+    };
+    body.on('data', onData);
+    body.on('end', () => {
+      clearTimeout(timer);
+      const bytes = chunks ? Buffer.concat(chunks, length) : (whole ?? Buffer.alloc(0));
+      if (isUtf8(bytes)) resolve(withoutMark(bytes.toString()));
+      else reject(new Problem(400, 'The body is not UTF-8.'));
+    });
+    body.on('error', (error) => fail(bodyProblem(error)));
+    body.on('close', () => fail(bodyProblem()));
+  });
 }
 
-function tooLarge(maxBytes: number): Problem {
+export function tooLarge(maxBytes: number): Problem {
   return new Problem(413, `The body is longer than ${maxBytes} bytes (INGEST_MAX_BODY).`);
 }
+
+export function tooSlow(timeoutMs: number): Problem {
+  return new Problem(408, `The body did not come within ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
+}
+
+/** A file of another system may begin with a byte order mark, which JSON doesn't know. */
+const withoutMark = (text: string) => (text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);

@@ -28,6 +28,11 @@ function isStorable(attributes: unknown): boolean {
 
 const NAME = 'expected 1 to 255 characters, none of them a control character';
 
+/** Visible ASCII, which a header can carry. */
+const VISIBLE = /^[\x21-\x7e]{1,255}$/;
+export const isKey = (text: string): boolean => VISIBLE.test(text);
+const KEY = 'expected 1 to 255 visible ASCII characters';
+
 const newSignal = z.strictObject(
   {
     signal_name: z
@@ -45,11 +50,15 @@ const newSignal = z.strictObject(
         error: 'expected text without U+0000 and without half a surrogate pair, not nested too deeply',
       })
       .optional(),
+    key: z.string({ error: KEY }).regex(VISIBLE, { error: KEY }).optional(),
   },
   { error: (issue) => (issue.code === 'invalid_type' ? 'expected an object' : undefined) },
 );
 
-/** A signal before it has its row: the table fills in what is left out. */
+/**
+ * A signal before it has its row: the table fills in what is left out. The same `key` again is the same row again, and
+ * an error where it comes with another signal.
+ */
 export type NewSignal = z.infer<typeof newSignal>;
 
 /** One thing that is wrong with a signal. `pointer` is a JSON Pointer (RFC 6901). */
@@ -58,21 +67,25 @@ export interface FieldError {
   detail: string;
 }
 
-/** Checks a value that came from outside; returns the signal, or everything that is wrong with it. */
-export function checkSignal(value: unknown): { signal: NewSignal } | { errors: FieldError[] } {
+/**
+ * Checks a value that came from outside; returns the signal, or everything that is wrong with it.
+ *
+ * @param at where the value stands in what was sent, as a JSON Pointer.
+ */
+export function checkSignal(value: unknown, at = ''): { signal: NewSignal } | { errors: FieldError[] } {
   const result = newSignal.safeParse(value);
   if (result.success) return { signal: result.data };
   return {
     errors: result.error.issues.flatMap((issue) => {
       if (issue.code === 'unrecognized_keys') {
         return issue.keys.map((key) => ({
-          pointer: `/${escapePointer(key)}`,
-          detail: `expected only signal_name, signal_value, timestamp and attributes`,
+          pointer: `${at}/${escapePointer(key)}`,
+          detail: `expected only signal_name, signal_value, timestamp, attributes and key`,
         }));
       }
       const came = issue.path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], value);
       const pointer = issue.path.map((key) => `/${escapePointer(String(key))}`).join('');
-      return { pointer, detail: `${issue.message}, got ${describe(came)}` };
+      return { pointer: at + pointer, detail: `${issue.message}, got ${describe(came)}` };
     }),
   };
 }

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import type { Registry } from 'prom-client';
 import type { Logger } from './logger.ts';
-import { Problem, sendProblem, toProblem } from './problem.ts';
+import { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 
 /** Resolves when the service can do its work now; rejects with an error whose message is the reason when it can't. */
 export type ReadyCheck = () => Promise<void>;
@@ -42,7 +42,7 @@ export function createApp({ logger, metrics, ready, routes = {} }: AppOptions): 
     },
   };
   for (const [path, methods] of Object.entries(all)) {
-    if (methods.get) app.get(path, methods.get);
+    if (methods.get) app.get(path, leaveBody, methods.get);
     if (methods.post) app.post(path, methods.post);
     const allow = [...(methods.get ? ['GET', 'HEAD'] : []), ...(methods.post ? ['POST'] : [])].join(', ');
     app.all(path, (request) => {
@@ -58,6 +58,12 @@ export function createApp({ logger, metrics, ready, routes = {} }: AppOptions): 
   app.use(((error, request, response, _next) => answerError(logger, error, request, response)) as ErrorRequestHandler);
   return app;
 }
+
+/** A body that nobody reads ends with its connection: the client could take for ever to send it. */
+const leaveBody: RequestHandler = (request, response, next) => {
+  if (!request.complete && hasBody(request)) response.set('Connection', 'close');
+  next();
+};
 
 /** Tells the client what it may know of an error, and the log the rest. */
 export function answerError(logger: Logger, error: unknown, ...[request, response]: Parameters<RequestListener>): void {
@@ -81,13 +87,36 @@ export class PortTakenError extends Error {
   override name = 'PortTakenError';
 }
 
+/** Past it a client is sent 431. */
+const MAX_HEADER_BYTES = 16 * 1024;
+
+export interface ListenOptions {
+  /** How long a client may take to send the headers of a request, in ms (10,000); past it it is sent 408. */
+  headersTimeoutMs?: number;
+}
+
 /**
  * Serves on every interface (a container's port is published from there).
  *
+ * How long a body may take is the handler's to say: node's `requestTimeout` knows no difference between a slow client and
+ * a long stream.
+ *
  * @throws {PortTakenError} when another program listens on the port.
  */
-export async function listen(handler: RequestListener, port: number): Promise<HttpServer> {
-  const server = createServer(handler);
+export async function listen(
+  handler: RequestListener,
+  port: number,
+  { headersTimeoutMs = 10_000 }: ListenOptions = {},
+): Promise<HttpServer> {
+  const server = createServer(
+    {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: headersTimeoutMs,
+      requestTimeout: 0,
+      connectionsCheckingInterval: Math.min(1_000, headersTimeoutMs),
+    },
+    handler,
+  );
   try {
     server.listen(port);
     await once(server, 'listening');

@@ -4,12 +4,13 @@ export {
   answerError,
   createApp,
   type HttpServer,
+  type ListenOptions,
   listen,
   PortTakenError,
   type ReadyCheck,
 } from './http.ts';
 export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
 export { createMetrics } from './metrics.ts';
-export { Problem, sendProblem, toProblem } from './problem.ts';
+export { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 export { runService, type Service } from './service.ts';
 export { commonVariables, port, readSettings, SettingsError } from './settings.ts';

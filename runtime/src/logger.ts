@@ -1,7 +1,6 @@
 /** The log of a service: a line for people, or the same fields as JSON for machines. */
-import { MESSAGE } from 'triple-beam';
 import winston from 'winston';
-import { BatchedStream } from './batchedStream.ts';
+import { LineBatch } from './lineBatch.ts';
 
 export type Logger = winston.Logger;
 
@@ -19,42 +18,50 @@ export interface LoggerOptions {
  * Passwords in URLs never reach the output, in whichever field they come.
  */
 export function createLogger({ level = 'info', format = 'text', write }: LoggerOptions = {}): Logger {
-  return winston.createLogger({
-    level,
-    format: format === 'json' ? jsonLine() : textLine(),
-    transports: [new winston.transports.Stream({ stream: new BatchedStream(write), eol: '\n' })],
-  });
+  const lines = new LineBatch(write);
+  const toLine = format === 'json' ? jsonLine : textLine;
+  const logger = winston.createLogger({ level });
+  // winston passes an entry through a pipe of two object streams, most of the 2.9 µs that a line took with them; 0.5 µs
+  // without. There is one output here, so an entry goes straight to it.
+  logger.write = (entry: Entry) => {
+    if (logger.levels[entry.level]! <= logger.levels[logger.level]!) lines.add(redact(toLine(entry)));
+    return true;
+  };
+  return logger;
 }
 
 type Entry = winston.Logform.TransformableInfo;
 
-const textLine = winston.format((entry) => {
-  const { level, message, ...fields } = entry;
-  let line = `${new Date().toISOString()} ${level.toUpperCase()} ${message}`;
-  for (const name in fields) line += ` ${name}=${inText(fields[name])}`;
-  return finish(entry, line);
-});
+function textLine(entry: Entry): string {
+  let line = `${now()} ${entry.level.toUpperCase()} ${entry.message}`;
+  for (const name in entry) {
+    if (name !== 'level' && name !== 'message') line += ` ${name}=${inText(entry[name])}`;
+  }
+  return line;
+}
 
-const jsonLine = winston.format((entry) => {
-  const { level, message, ...fields } = entry;
-  return finish(
-    entry,
-    JSON.stringify({ timestamp: new Date().toISOString(), level, message, ...fields }, errorsInJson),
-  );
-});
+function jsonLine({ level, message, ...fields }: Entry): string {
+  return JSON.stringify({ timestamp: now(), level, message, ...fields }, errorsInJson);
+}
 
-function finish(entry: Entry, line: string): Entry {
-  entry[MESSAGE] = line.includes('://') ? redact(line) : line;
-  return entry;
+let [writtenAt, written] = [0, ''];
+
+/** The moment in UTC, ISO 8601; written once a millisecond. */
+function now(): string {
+  const moment = Date.now();
+  if (moment !== writtenAt) [writtenAt, written] = [moment, new Date(moment).toISOString()];
+  return written;
 }
 
 /** Takes the password out of every URL in a text. */
 export function redact(text: string): string {
+  if (!text.includes('://')) return text;
   return text.replace(/(\w+:\/\/[^\s:/@]*):[^\s/]*@/g, '$1:***@');
 }
 
 function inText(value: unknown): string {
   if (typeof value === 'string') return /^[^\s"=]+$/.test(value) ? value : JSON.stringify(value);
+  if (typeof value === 'number') return String(value);
   if (value instanceof Error) return JSON.stringify(value.stack ?? value.message);
   if (typeof value === 'object' && value !== null) return JSON.stringify(value, errorsInJson);
   return String(value);

@@ -41,8 +41,7 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
   const title = STATUS_CODES[problem.status] ?? 'Error';
   const body = JSON.stringify({ title, status: problem.status, detail: problem.message, ...problem.members });
   // What is left of a body that we won't read would be taken for the next request: the connection goes with the answer.
-  const hasBody = 'transfer-encoding' in request.headers || Number(request.headers['content-length'] ?? 0) > 0;
-  const close = hasBody && !request.complete ? { Connection: 'close' } : {};
+  const close = hasBody(request) && !request.complete ? { Connection: 'close' } : {};
   response.writeHead(problem.status, {
     'Content-Type': 'application/problem+json',
     'Content-Length': Buffer.byteLength(body),
@@ -50,4 +49,9 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
     ...problem.headers,
   });
   response.end(request.method === 'HEAD' ? undefined : body);
+}
+
+/** True for a request that comes with a body: one without has neither of these headers. */
+export function hasBody({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 }

@@ -1,34 +1,26 @@
 /** Gathers the lines of one turn of the event loop into one write: a write for each line costs more than the line. */
-import { Writable } from 'node:stream';
 
 /** Past this many characters the lines go out at once, so that a long turn holds little memory. */
 const HIGH_WATER = 64 * 1024;
 
-export class BatchedStream extends Writable {
+export class LineBatch {
   #lines = '';
   #scheduled = false;
   readonly #out: (lines: string) => void;
 
   constructor(out: (lines: string) => void = (lines) => process.stdout.write(lines)) {
-    super({ decodeStrings: false });
     this.#out = out;
     process.once('exit', this.#flush);
   }
 
-  override _write(line: string, _encoding: string, done: () => void): void {
-    this.#lines += line;
+  /** Takes a line without its end. */
+  add(line: string): void {
+    this.#lines += `${line}\n`;
     if (this.#lines.length > HIGH_WATER) this.#flush();
     else if (!this.#scheduled) {
       this.#scheduled = true;
       setImmediate(this.#flush);
     }
-    done();
-  }
-
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    this.#flush();
-    process.off('exit', this.#flush);
-    done(error);
   }
 
   #flush = () => {

@@ -1,0 +1,186 @@
+/** Group commit: what arrives while an insert is in flight waits together and goes in the next one. */
+
+export interface BatcherOptions<T, R> {
+  /** Inserts all items in one transaction; resolves after its commit with a result for each, in order. */
+  insert: (items: readonly T[]) => Promise<readonly R[]>;
+  /** True for an error that an item is to blame for; any other is taken to concern the whole batch. */
+  isRefusal: (error: unknown) => boolean;
+  /** Items in one insert; a group that is larger goes alone. */
+  maxBatch: number;
+  /** The sum of the sizes of the groups in one insert, in bytes; a larger group goes alone. */
+  maxBatchBytes: number;
+  /** Inserts at the same time. */
+  maxInFlight: number;
+  /** Items that may wait; past it `add` rejects. */
+  maxQueue: number;
+  /** The same in bytes. */
+  maxQueueBytes: number;
+  /** How long a group may take from `add` to its answer, in ms; told late by a tenth at the most. */
+  timeoutMs: number;
+  /** Told of every insert that was committed: its items, and for each group the ms since it was added. */
+  onCommit?: (items: number, waited: readonly number[]) => void;
+}
+
+/** Too much waits already: nothing of the group is in. */
+export class OverloadedError extends Error {
+  override name = 'OverloadedError';
+}
+
+/** The group was not answered in time. `sent` is true where its insert had begun: then it may have gone in. */
+export class TimedOutError extends Error {
+  override name = 'TimedOutError';
+  readonly sent: boolean;
+  constructor(message: string, sent: boolean) {
+    super(message);
+    this.sent = sent;
+  }
+}
+
+/** Items that are inserted together or not at all. */
+interface Group<T, R> {
+  readonly items: readonly T[];
+  readonly bytes: number;
+  readonly addedAt: number;
+  resolve(results: readonly R[]): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * Gathers groups of items into inserts, in the order in which they were added. There is no delay that waits for company:
+ * with nothing in flight, what the current turn of the event loop brought goes at its end.
+ *
+ * Each group is answered after its own commit. One that is refused fails alone: its batch is inserted again in halves.
+ */
+export class Batcher<T, R> {
+  readonly #options: BatcherOptions<T, R>;
+  #queue: Group<T, R>[] = [];
+  readonly #inFlight = new Set<readonly Group<T, R>[]>();
+  #waitingItems = 0;
+  #waitingBytes = 0;
+  #pumpScheduled = false;
+  #expiry: NodeJS.Timeout | undefined;
+  #whenIdle: (() => void)[] = [];
+
+  constructor(options: BatcherOptions<T, R>) {
+    this.#options = options;
+  }
+
+  /** Items that wait for their insert to begin. */
+  get waiting(): number {
+    return this.#waitingItems;
+  }
+
+  /**
+   * Inserts the items in one transaction, together with what others add at the same time; resolves after the commit.
+   *
+   * @param bytes about how much memory the items take.
+   * @throws {OverloadedError} at once where too much waits already. A group too large for any queue is taken by an empty one.
+   * @throws {TimedOutError} when `timeoutMs` have passed.
+   * @throws what `insert` rejected with for these items.
+   */
+  add(items: readonly T[], bytes: number): Promise<readonly R[]> {
+    const { maxQueue, maxQueueBytes } = this.#options;
+    const full = this.#waitingItems + items.length > maxQueue || this.#waitingBytes + bytes > maxQueueBytes;
+    if (full && this.#waitingItems > 0) {
+      return Promise.reject(new OverloadedError(`${this.#waitingItems} signals wait already`));
+    }
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ items, bytes, addedAt: performance.now(), resolve, reject });
+      this.#waitingItems += items.length;
+      this.#waitingBytes += bytes;
+      this.#schedulePump();
+      this.#expiry ??= setTimeout(this.#expire, this.#options.timeoutMs).unref();
+    });
+  }
+
+  /** Resolves when nothing waits and nothing is in flight. */
+  async idle(): Promise<void> {
+    if (this.#queue.length === 0 && this.#inFlight.size === 0) return;
+    await new Promise<void>((resolve) => this.#whenIdle.push(resolve));
+  }
+
+  /** After the current turn of the event loop: what else it reads from the sockets goes along. */
+  #schedulePump(): void {
+    if (this.#pumpScheduled || this.#inFlight.size >= this.#options.maxInFlight) return;
+    this.#pumpScheduled = true;
+    setImmediate(this.#pump);
+  }
+
+  #pump = (): void => {
+    this.#pumpScheduled = false;
+    while (this.#queue.length > 0 && this.#inFlight.size < this.#options.maxInFlight) {
+      const batch = this.#takeBatch();
+      this.#inFlight.add(batch);
+      this.#insert(batch).then(() => {
+        this.#inFlight.delete(batch);
+        if (this.#queue.length > 0) this.#schedulePump();
+        else this.#tellIdle();
+      });
+    }
+  };
+
+  #takeBatch(): readonly Group<T, R>[] {
+    const { maxBatch, maxBatchBytes } = this.#options;
+    let [groups, items, bytes] = [0, 0, 0];
+    for (const group of this.#queue) {
+      const fits = items + group.items.length <= maxBatch && bytes + group.bytes <= maxBatchBytes;
+      if (!fits && groups > 0) break;
+      groups++;
+      items += group.items.length;
+      bytes += group.bytes;
+    }
+    this.#waitingItems -= items;
+    this.#waitingBytes -= bytes;
+    return this.#queue.splice(0, groups);
+  }
+
+  /** Answers every group of the batch; never rejects. */
+  async #insert(batch: readonly Group<T, R>[]): Promise<void> {
+    const items = batch.length === 1 ? batch[0]!.items : batch.flatMap((group) => group.items);
+    try {
+      const results = await this.#options.insert(items);
+      const now = performance.now();
+      this.#options.onCommit?.(
+        items.length,
+        batch.map((group) => now - group.addedAt),
+      );
+      let next = 0;
+      for (const group of batch) group.resolve(results.slice(next, (next += group.items.length)));
+    } catch (error) {
+      if (batch.length === 1 || !this.#options.isRefusal(error)) {
+        for (const group of batch) group.reject(error);
+        return;
+      }
+      const middle = batch.length >> 1;
+      await this.#insert(batch.slice(0, middle));
+      await this.#insert(batch.slice(middle));
+    }
+  }
+
+  /** One timer for all, set to the oldest group: a timer for each would cost more than the rest of the queue. */
+  #expire = (): void => {
+    const { timeoutMs } = this.#options;
+    const oldest = performance.now() - timeoutMs;
+    let late = 0;
+    while (late < this.#queue.length && this.#queue[late]!.addedAt <= oldest) late++;
+    for (const group of this.#queue.splice(0, late)) {
+      this.#waitingItems -= group.items.length;
+      this.#waitingBytes -= group.bytes;
+      group.reject(new TimedOutError(`not sent to the database within ${timeoutMs} ms`, false));
+    }
+    // A group that was answered already takes no second answer: a promise is settled once.
+    for (const batch of this.#inFlight) {
+      for (const group of batch) {
+        if (group.addedAt > oldest) continue;
+        group.reject(new TimedOutError(`not confirmed by the database within ${timeoutMs} ms`, true));
+      }
+    }
+    const pending = this.#queue.length > 0 || this.#inFlight.size > 0;
+    this.#expiry = pending ? setTimeout(this.#expire, Math.max(1, timeoutMs / 10)).unref() : undefined;
+    if (!pending) this.#tellIdle();
+  };
+
+  #tellIdle(): void {
+    for (const resolve of this.#whenIdle.splice(0)) resolve();
+  }
+}

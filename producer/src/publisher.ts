@@ -1,0 +1,157 @@
+/** Publishes signals from a program: group commit, without HTTP. The HTTP service itself publishes through it. */
+import type { Signal } from '@pg-signals/db';
+import type { Logger } from '@pg-signals/runtime';
+import type { Pool } from 'pg';
+import type { Registry } from 'prom-client';
+import { Batcher } from './batcher.ts';
+import { ingestMetrics } from './ingestMetrics.ts';
+import { insertSignals } from './insertSignals.ts';
+import { isRefusal, PublishError, toPublishError } from './publishError.ts';
+import { refusedRows } from './refusedRows.ts';
+import { checkSignal, type FieldError, type NewSignal } from './signalInput.ts';
+import { type GroupKey, rowBytes, type SignalRow, toRow } from './signalRow.ts';
+
+export interface PublisherOptions {
+  /** Signals in one transaction (1,000). */
+  maxBatch?: number;
+  /** Transactions at the same time (1). */
+  maxInFlight?: number;
+  /** Signals that may wait; past it publishing fails at once (10,000). */
+  maxQueue?: number;
+  /** The same in bytes (64 MiB). */
+  maxQueueBytes?: number;
+  /** How long publishing may take, in ms (10,000). */
+  timeoutMs?: number;
+  /** Told of each signal before its insert, and of inserts that the database did not answer. */
+  logger?: Logger;
+  /** Where the figures `signals_ingest_…` go. */
+  metrics?: Registry;
+}
+
+/**
+ * Every method resolves after the commit, and rejects with a `PublishError`, which says whether the signal may have gone
+ * in all the same. The same `key` again resolves with the same row, also when both run at once, here and elsewhere.
+ */
+export interface Publisher {
+  publish(signal: NewSignal, group?: GroupKey): Promise<Signal>;
+  /** In one transaction: all or nothing. The rows come in the order given. */
+  publishAll(signals: readonly NewSignal[], group?: GroupKey): Promise<Signal[]>;
+  /** In one transaction, but for those that fail for their own sake: each gets its row or its error. Never rejects. */
+  publishEach(signals: readonly NewSignal[]): Promise<(Signal | PublishError)[]>;
+  /** Takes no more, and resolves when all that was taken is answered. The pool stays the caller's. */
+  close(): Promise<void>;
+}
+
+/** Above this a batch gains nothing, and the server holds it several times over. */
+const MAX_BATCH_BYTES = 4 * 1024 * 1024;
+
+export function createPublisher(pool: Pool, options: PublisherOptions = {}): Publisher {
+  const { maxBatch = 1_000, maxInFlight = 1, maxQueue = 10_000, timeoutMs = 10_000, logger } = options;
+  const metrics = options.metrics && ingestMetrics(options.metrics, (): number => batcher.waiting);
+  const batcher: Batcher<SignalRow, Signal> = new Batcher<SignalRow, Signal>({
+    maxBatch,
+    maxBatchBytes: MAX_BATCH_BYTES,
+    maxInFlight,
+    maxQueue,
+    maxQueueBytes: options.maxQueueBytes ?? 64 * 1024 * 1024,
+    timeoutMs,
+    isRefusal,
+    insert: (rows) => insertSignals(pool, rows, timeoutMs),
+    ...(metrics && { onCommit: metrics.committed }),
+  });
+  let closed = false;
+
+  async function insert(rows: readonly SignalRow[]): Promise<readonly Signal[]> {
+    if (closed) throw new PublishError('unavailable', 'the publisher is closed');
+    let bytes = 0;
+    for (const row of rows) bytes += rowBytes(row);
+    try {
+      return await batcher.add(rows, bytes);
+    } catch (error) {
+      throw toPublishError(error);
+    }
+  }
+
+  function announce({ signal_name, signal_value }: NewSignal): void {
+    logger?.info('Inserting data into database', { signal_name, signal_value });
+  }
+
+  async function publish(signal: NewSignal, group?: GroupKey): Promise<Signal> {
+    const row = toRow(valid(signal), group, 0);
+    announce(signal);
+    const [inserted] = await insert([row]);
+    return inserted!;
+  }
+
+  async function publishAll(signals: readonly NewSignal[], group?: GroupKey): Promise<Signal[]> {
+    const errors = signals.flatMap((signal, index) => {
+      const checked = checkSignal(signal, `/${index}`);
+      return 'errors' in checked ? checked.errors : [];
+    });
+    if (errors.length > 0) throw invalid(errors);
+    if (signals.length === 0) return [];
+    const rows = signals.map((signal, index) => toRow(signal, group, index));
+    signals.forEach(announce);
+    try {
+      return [...(await insert(rows))];
+    } catch (error) {
+      if (!(error instanceof PublishError) || error.failure !== 'refused' || rows.length === 1) throw error;
+      const refused = await refusedRows(pool, rows, timeoutMs).catch(() => []);
+      throw new PublishError('refused', error.message, { errors: refused, cause: error.cause });
+    }
+  }
+
+  async function publishEach(signals: readonly NewSignal[]): Promise<(Signal | PublishError)[]> {
+    const outcomes: (Signal | PublishError)[] = new Array(signals.length);
+    const rows: SignalRow[] = [];
+    const places: number[] = [];
+    signals.forEach((signal, index) => {
+      const checked = checkSignal(signal);
+      if ('errors' in checked) {
+        outcomes[index] = invalid(checked.errors);
+      } else {
+        rows.push(toRow(checked.signal, undefined, 0));
+        places.push(index);
+        announce(checked.signal);
+      }
+    });
+    const inserted = await insertEach(rows);
+    places.forEach((place, index) => {
+      outcomes[place] = inserted[index]!;
+    });
+    return outcomes;
+  }
+
+  async function insertEach(rows: readonly SignalRow[]): Promise<readonly (Signal | PublishError)[]> {
+    if (rows.length === 0) return [];
+    try {
+      return await insert(rows);
+    } catch (error) {
+      const { cause } = error as PublishError;
+      if (rows.length === 1 || !isRefusal(cause)) return rows.map(() => error as PublishError);
+      const middle = rows.length >> 1;
+      return [...(await insertEach(rows.slice(0, middle))), ...(await insertEach(rows.slice(middle)))];
+    }
+  }
+
+  return {
+    publish,
+    publishAll,
+    publishEach,
+    async close() {
+      closed = true;
+      await batcher.idle();
+    },
+  };
+}
+
+function valid(signal: NewSignal): NewSignal {
+  const checked = checkSignal(signal);
+  if ('errors' in checked) throw invalid(checked.errors);
+  return checked.signal;
+}
+
+function invalid(errors: readonly FieldError[]): PublishError {
+  const [first] = errors;
+  return new PublishError('invalid', `${first!.pointer || 'The body'}: ${first!.detail}`, { errors });
+}
