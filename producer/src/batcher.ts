@@ -145,7 +145,10 @@ export class Batcher<T, R> {
         batch.map((group) => now - group.addedAt),
       );
       let next = 0;
-      for (const group of batch) group.resolve(results.slice(next, (next += group.items.length)));
+      for (const group of batch) {
+        group.resolve(results.slice(next, next + group.items.length));
+        next += group.items.length;
+      }
     } catch (error) {
       if (batch.length === 1 || !this.#options.isRefusal(error)) {
         for (const group of batch) group.reject(error);

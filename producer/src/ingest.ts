@@ -35,7 +35,8 @@ export function createIngest(options: IngestOptions): Ingest {
     const type = mediaType(request);
     const key = idempotencyKey(request);
     if (type === LINES_TYPE && hasBody(request)) {
-      if (key !== undefined) throw new Problem(400, 'In NDJSON each line has its own "key"; Idempotency-Key has no place.');
+      if (key !== undefined)
+        throw new Problem(400, 'In NDJSON each line has its own "key"; Idempotency-Key has no place.');
       const lines = { publisher, maxBatch, maxLine: maxBody, maxUnpacked, timeoutMs };
       return answer(response, await ingestLines(request, lines));
     }
@@ -46,7 +47,10 @@ export function createIngest(options: IngestOptions): Ingest {
       if (type !== JSON_TYPE) throw wrongType(type);
       const value = parseJson(body);
       if (!Array.isArray(value)) return answer(response, await publisher.publish(own(value, group), group));
-      const rows = await publisher.publishAll(value.map((signal) => own(signal, group)), group);
+      const rows = await publisher.publishAll(
+        value.map((signal) => own(signal, group)),
+        group,
+      );
       answer(response, { accepted: rows.length, ids: rows.map(({ id }) => id) });
     } catch (error) {
       throw error instanceof PublishError ? toIngestProblem(error) : error;

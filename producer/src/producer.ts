@@ -3,6 +3,7 @@ import type { RequestListener } from 'node:http';
 import { createPool } from '@pg-signals/db';
 import { answerError, createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
 import type pg from 'pg';
+import { keepClearingKeys } from './clearKeys.ts';
 import { createIngest, type Ingest } from './ingest.ts';
 import { createPublisher } from './publisher.ts';
 import type { ProducerSettings } from './settings.ts';
@@ -46,8 +47,13 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   });
   logger.info('Producer listens', { url: server.url });
 
+  const abort = new AbortController();
+  const clearing = keepClearingKeys(pool, settings.INGEST_KEY_HOURS, logger, abort.signal);
+
   async function stop(): Promise<void> {
+    abort.abort();
     await server.stop();
+    await clearing;
     await publisher.close();
     await pool.end();
   }
@@ -66,14 +72,16 @@ function inFrontOf(app: RequestListener, ingest: Ingest, logger: Logger): Reques
 /** @throws {Error} whose message says what keeps signals from being inserted. */
 async function canInsert(pool: pg.Pool): Promise<void> {
   const { rows } = await pool
-    .query<{ standby: boolean; granted: boolean | null }>(
-      `SELECT pg_is_in_recovery() AS standby, has_table_privilege(to_regclass('signals'), 'INSERT') AS granted`,
+    .query<{ standby: boolean; granted: boolean | null; hasKeys: boolean }>(
+      `SELECT pg_is_in_recovery() AS standby, has_table_privilege(to_regclass('signals'), 'INSERT') AS granted,
+          to_regclass('signal_keys') IS NOT NULL AS "hasKeys"`,
     )
     .catch((cause: Error) => {
       throw new Error(`The database does not answer: ${cause.message || cause}`, { cause });
     });
-  const { standby, granted } = rows[0]!;
+  const { standby, granted, hasKeys } = rows[0]!;
   if (standby) throw new Error('The database is a standby, which takes no writes: connect to its primary.');
   if (granted === null) throw new Error('The table signals is missing: run npm run migrate.');
+  if (!hasKeys) throw new Error('The table signal_keys is missing: run npm run migrate.');
   if (!granted) throw new Error('The database user may not insert into signals: GRANT INSERT ON signals.');
 }

@@ -22,10 +22,13 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
   return new Promise((resolve, reject) => {
     if (Number(request.headers['content-length']) > limits.maxBytes) throw tooLarge(limits.maxBytes);
     const body = unpacked(request);
-    let whole: Buffer | undefined;
-    let chunks: Buffer[] | undefined;
+    const chunks: Buffer[] = [];
     let length = 0;
-    const timer = setTimeout(() => fail(tooSlow(limits.timeoutMs)), limits.timeoutMs);
+    let timer: NodeJS.Timeout | undefined;
+    // Most bodies come in one packet with their headers and are whole by then: they need no timer.
+    process.nextTick(() => {
+      if (!request.complete) timer = setTimeout(() => fail(tooSlow(limits.timeoutMs)), limits.timeoutMs);
+    });
     const fail = (error: Error) => {
       clearTimeout(timer);
       body.off('data', onData);
@@ -34,19 +37,20 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
     };
     const onData = (chunk: Buffer) => {
       length += chunk.length;
-      if (length > limits.maxBytes) return fail(tooLarge(limits.maxBytes));
-      if (whole === undefined) whole = chunk;
-      else (chunks ??= [whole]).push(chunk);
+      if (length > limits.maxBytes) fail(tooLarge(limits.maxBytes));
+      else chunks.push(chunk);
     };
     body.on('data', onData);
     body.on('end', () => {
       clearTimeout(timer);
-      const bytes = chunks ? Buffer.concat(chunks, length) : (whole ?? Buffer.alloc(0));
+      const bytes = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length);
       if (isUtf8(bytes)) resolve(withoutMark(bytes.toString()));
       else reject(new Problem(400, 'The body is not UTF-8.'));
     });
     body.on('error', (error) => fail(bodyProblem(error)));
-    body.on('close', () => fail(bodyProblem()));
+    body.on('close', () => {
+      if (!body.readableEnded) fail(bodyProblem());
+    });
   });
 }
 

@@ -3,28 +3,33 @@
 /** Past this many characters the lines go out at once, so that a long turn holds little memory. */
 const HIGH_WATER = 64 * 1024;
 
+/** Those that hold lines; what they hold when the process exits is written then. */
+const unwritten = new Set<LineBatch>();
+process.once('exit', () => {
+  for (const batch of unwritten) batch.flush();
+});
+
 export class LineBatch {
   #lines = '';
-  #scheduled = false;
   readonly #out: (lines: string) => void;
 
   constructor(out: (lines: string) => void = (lines) => process.stdout.write(lines)) {
     this.#out = out;
-    process.once('exit', this.#flush);
   }
 
   /** Takes a line without its end. */
   add(line: string): void {
     this.#lines += `${line}\n`;
-    if (this.#lines.length > HIGH_WATER) this.#flush();
-    else if (!this.#scheduled) {
-      this.#scheduled = true;
-      setImmediate(this.#flush);
+    if (this.#lines.length > HIGH_WATER) {
+      this.flush();
+    } else if (!unwritten.has(this)) {
+      unwritten.add(this);
+      setImmediate(this.flush);
     }
   }
 
-  #flush = () => {
-    this.#scheduled = false;
+  flush = (): void => {
+    unwritten.delete(this);
     const lines = this.#lines;
     this.#lines = '';
     if (lines) this.#out(lines);
