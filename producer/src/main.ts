@@ -1,6 +1,13 @@
-/** The producer as a process. */
+/** The producer as a process, or as several. */
+import cluster from 'node:cluster';
 import { runService } from '@pg-signals/runtime';
 import { startProducer } from './producer.ts';
 import { readProducerSettings } from './settings.ts';
+import { startWorkers } from './workers.ts';
 
-await runService(readProducerSettings, startProducer);
+await runService(
+  readProducerSettings,
+  (settings, logger) =>
+    settings.INGEST_WORKERS > 1 && cluster.isPrimary ? startWorkers(settings, logger) : startProducer(settings, logger),
+  { child: cluster.isWorker },
+);

@@ -1,4 +1,5 @@
 /** The producer, wired up: HTTP in front, a pool behind, `ingest` between them. */
+import cluster from 'node:cluster';
 import type { RequestListener } from 'node:http';
 import { createPool } from '@pg-signals/db';
 import { answerError, createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
@@ -7,6 +8,7 @@ import { keepClearingKeys } from './clearKeys.ts';
 import { createIngest, type Ingest } from './ingest.ts';
 import { createPublisher } from './publisher.ts';
 import type { ProducerSettings } from './settings.ts';
+import { metricsOfAllWorkers } from './workerMetrics.ts';
 
 /**
  * Starts a producer. The database may come later: until it does, `/readyz` says why not and `POST /ingest` answers 500.
@@ -22,6 +24,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
       logger.warn('Database connection lost, the next request opens another', { reason: error.message }),
   });
   const metrics = createMetrics();
+  const shown = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
   const publisher = createPublisher(pool, {
     maxBatch: settings.INGEST_MAX_BATCH,
     maxInFlight: settings.INGEST_MAX_IN_FLIGHT,
@@ -38,7 +41,12 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     maxBatch: settings.INGEST_MAX_BATCH,
     receiveTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   });
-  const app = createApp({ logger, metrics, ready: () => canInsert(pool), routes: { '/ingest': { post: ingest } } });
+  const app = createApp({
+    logger,
+    metrics: shown,
+    ready: () => canInsert(pool),
+    routes: { '/ingest': { post: ingest } },
+  });
   const server = await listen(settings.INGEST_HOT_PATH ? inFrontOf(app, ingest, logger) : app, settings.PORT, {
     headersTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   }).catch(async (error) => {

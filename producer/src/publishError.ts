@@ -2,7 +2,7 @@
 
 import { OverloadedError, TimedOutError } from './batcher.ts';
 import { KEY_CONFLICT } from './insertSignals.ts';
-import { NoAnswerError } from './queryWithin.ts';
+import { DeadlineError, NoAnswerError } from './queryWithin.ts';
 import type { FieldError } from './signalInput.ts';
 
 /**
@@ -57,6 +57,7 @@ export function toPublishError(error: unknown): PublishError {
   const cause = error;
   if (error instanceof OverloadedError) return new PublishError('overloaded', message, { cause });
   if (error instanceof TimedOutError) return new PublishError('timeout', message, { mayBeIn: error.sent, cause });
+  if (error instanceof DeadlineError) return new PublishError('timeout', message, { mayBeIn: true, cause });
   if (code === KEY_CONFLICT) return new PublishError('key-conflict', message, { cause });
   if (isRefusal(error)) return new PublishError('refused', message, { cause });
   return new PublishError('unavailable', message, { mayBeIn: error instanceof NoAnswerError, cause });

@@ -7,6 +7,7 @@ import { Batcher } from './batcher.ts';
 import { ingestMetrics } from './ingestMetrics.ts';
 import { insertSignals } from './insertSignals.ts';
 import { isRefusal, PublishError, toPublishError } from './publishError.ts';
+import { NoAnswerError } from './queryWithin.ts';
 import { refusedRows } from './refusedRows.ts';
 import { checkSignal, type FieldError, type NewSignal } from './signalInput.ts';
 import { type GroupKey, rowBytes, type SignalRow, toRow } from './signalRow.ts';
@@ -56,10 +57,22 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     maxQueueBytes: options.maxQueueBytes ?? 64 * 1024 * 1024,
     timeoutMs,
     isRefusal,
-    insert: (rows) => insertSignals(pool, rows, timeoutMs),
+    insert: insertBatch,
     ...(metrics && { onCommit: metrics.committed }),
   });
   let closed = false;
+
+  async function insertBatch(rows: readonly SignalRow[]): Promise<Signal[]> {
+    try {
+      return await insertSignals(pool, rows, timeoutMs);
+    } catch (error) {
+      if (error instanceof NoAnswerError) {
+        const fields = { signals: rows.length, reason: error.message };
+        logger?.warn('Insert was not answered, the next one takes another connection', fields);
+      }
+      throw error;
+    }
+  }
 
   async function insert(rows: readonly SignalRow[]): Promise<readonly Signal[]> {
     if (closed) throw new PublishError('unavailable', 'the publisher is closed');

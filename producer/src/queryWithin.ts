@@ -7,9 +7,14 @@ export class NotConnectedError extends Error {
   override name = 'NotConnectedError';
 }
 
-/** The query was sent, and no answer came: by the deadline, or before the connection was lost. It may have been done. */
+/** The query was sent, and the connection lost before an answer came. It may have been done. */
 export class NoAnswerError extends Error {
   override name = 'NoAnswerError';
+}
+
+/** The query was sent, and no answer came in time. It may have been done, or be done yet. */
+export class DeadlineError extends NoAnswerError {
+  override name = 'DeadlineError';
 }
 
 /**
@@ -19,7 +24,8 @@ export class NoAnswerError extends Error {
  * session holds, and would wait on without us.
  *
  * @throws {NotConnectedError} when the pool gives no connection.
- * @throws {NoAnswerError} after `timeoutMs`, or when the connection is lost.
+ * @throws {DeadlineError} after `timeoutMs`.
+ * @throws {NoAnswerError} when the connection is lost.
  * @throws {pg.DatabaseError} what the server answered.
  */
 export async function queryWithin<R extends unknown[]>(
@@ -35,7 +41,7 @@ export async function queryWithin<R extends unknown[]>(
   const deadline = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     cancel(client);
-    deadline.reject(new NoAnswerError(`no answer within ${timeoutMs} ms`));
+    deadline.reject(new DeadlineError(`no answer within ${timeoutMs} ms`));
   }, timeoutMs);
   let lost: Error | undefined;
   try {

@@ -3,16 +3,21 @@ import { once } from 'node:events';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
-import type { Registry } from 'prom-client';
 import type { Logger } from './logger.ts';
 import { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 
 /** Resolves when the service can do its work now; rejects with an error whose message is the reason when it can't. */
 export type ReadyCheck = () => Promise<void>;
 
+/** What `/metrics` shows; a prom-client registry is one. */
+export interface Metrics {
+  readonly contentType: string;
+  metrics(): Promise<string>;
+}
+
 export interface AppOptions {
   logger: Logger;
-  metrics: Registry;
+  metrics: Metrics;
   ready: ReadyCheck;
   /** The service's own routes, by path and method in lower case. */
   routes?: Record<string, Partial<Record<'get' | 'post', RequestHandler>>>;
@@ -130,8 +135,11 @@ export async function listen(
     async stop() {
       if (!server.listening) return;
       const closed = once(server, 'close');
-      server.close(); // ends idle connections too; those with a request in flight end after their answer
+      server.close(); // ends idle connections too
+      // A client may keep its connection after the answer to the request that was in flight: it is idle then.
+      const sweep = setInterval(() => server.closeIdleConnections(), 50);
       await closed;
+      clearInterval(sweep);
     },
   };
 }

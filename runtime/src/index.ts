@@ -6,11 +6,12 @@ export {
   type HttpServer,
   type ListenOptions,
   listen,
+  type Metrics,
   PortTakenError,
   type ReadyCheck,
 } from './http.ts';
 export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
 export { createMetrics } from './metrics.ts';
 export { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
-export { runService, type Service } from './service.ts';
+export { type RunOptions, runService, type Service, STOP } from './service.ts';
 export { commonVariables, port, readSettings, SettingsError } from './settings.ts';

@@ -17,6 +17,17 @@ interface ServiceSettings {
   SHUTDOWN_TIMEOUT_MS: number;
 }
 
+export interface RunOptions {
+  /**
+   * The process is one of several that a parent started, with a channel to it. It stops at the message `stop`, at SIGTERM,
+   * or when the parent is gone. SIGINT it leaves to the parent: Ctrl-C in a terminal reaches both.
+   */
+  child?: boolean;
+}
+
+/** What a parent sends to a child to stop it. */
+export const STOP = 'stop';
+
 /**
  * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 where the
  * settings are wrong, the start fails, the stop takes longer than `SHUTDOWN_TIMEOUT_MS`, a second signal comes, or an
@@ -25,6 +36,7 @@ interface ServiceSettings {
 export async function runService<S extends ServiceSettings>(
   readSettings: () => S,
   start: (settings: S, logger: Logger) => Promise<Service>,
+  { child = false }: RunOptions = {},
 ): Promise<void> {
   let settings: S;
   try {
@@ -46,7 +58,7 @@ export async function runService<S extends ServiceSettings>(
 
   const starting = start(settings, logger);
   let stopping = false;
-  const stop = async (signal: NodeJS.Signals) => {
+  const stop = async (signal: string) => {
     if (stopping) return die('Stopped at once by a second signal', { signal });
     stopping = true;
     logger.info('Stopping', { signal, timeout_ms: settings.SHUTDOWN_TIMEOUT_MS });
@@ -57,7 +69,12 @@ export async function runService<S extends ServiceSettings>(
     logger.info('Stopped');
     process.exit(0);
   };
-  process.on('SIGTERM', stop).on('SIGINT', stop);
+  process.on('SIGTERM', stop).on('SIGINT', child ? () => {} : stop);
+  if (child) {
+    const stopOnce = (reason: string) => (stopping ? undefined : stop(reason));
+    process.on('message', (message) => message === STOP && stopOnce('message of the parent'));
+    process.on('disconnect', () => stopOnce('end of the parent'));
+  }
 
   try {
     await starting;
