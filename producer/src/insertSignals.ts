@@ -34,10 +34,10 @@ const NO_ATTRIBUTES: Signal['attributes'] = Object.freeze({});
  */
 export async function insertSignals(pool: Pool, signals: readonly SignalRow[], timeoutMs: number): Promise<Signal[]> {
   const keyed = signals.some(({ key }) => key);
-  const query = keyed
-    ? { text: INSERT_KEYED, values: [...insertColumns(signals), ...keyColumns(signals)] }
-    : { text: INSERT, values: insertColumns(signals) };
-  const rows = await queryWithin<Row>(pool, { ...query, rowMode: 'array', types: asText }, timeoutMs);
+  const statement = keyed
+    ? { name: 'insert_keyed_signals', text: INSERT_KEYED, values: [...insertColumns(signals), ...keyColumns(signals)] }
+    : { name: 'insert_signals', text: INSERT, values: insertColumns(signals) };
+  const rows = await runPrepared(pool, { ...statement, rowMode: 'array', types: asText }, timeoutMs);
   return rows.map(([id, timestamp, attributes, signal_name, signal_value], index) => ({
     id: Number(id),
     timestamp: `${timestamp.slice(1, -1)}+00:00`,
@@ -45,6 +45,28 @@ export async function insertSignals(pool: Pool, signals: readonly SignalRow[], t
     signal_value: keyed ? Number(signal_value) : signals[index]!.signal_value,
     attributes: attributes === null ? NO_ATTRIBUTES : JSON.parse(attributes),
   }));
+}
+
+/** Pools whose sessions are not their own: behind a pooler in transaction mode. */
+const unprepared = new WeakSet<Pool>();
+
+/**
+ * Runs a query as a prepared statement, which spares the server a third of the time of a lone insert. Where the pool
+ * turns out to lead through a pooler, under which a session loses its statements or meets those of others, it goes
+ * unprepared from then on; the server says so before it has done anything.
+ */
+async function runPrepared(pool: Pool, query: QueryArrayConfig, timeoutMs: number): Promise<Row[]> {
+  const { name: _name, ...plain } = query;
+  if (unprepared.has(pool)) return queryWithin<Row>(pool, plain, timeoutMs);
+  try {
+    return await queryWithin<Row>(pool, query, timeoutMs);
+  } catch (error) {
+    const { code } = error as { code?: string };
+    // 26000: there is no such prepared statement; 42P05: there is one of that name already.
+    if (code !== '26000' && code !== '42P05') throw error;
+    unprepared.add(pool);
+    return queryWithin<Row>(pool, plain, timeoutMs);
+  }
 }
 
 /** The parameters of `INSERT`. */

@@ -48,12 +48,8 @@ export async function queryWithin<R extends unknown[]>(
     const { rows } = await Promise.race([client.query<R>(query), deadline.promise]);
     return rows;
   } catch (error) {
-    // An answer of the server's, and of a session that goes on: FATAL ends it.
-    const { code, severity } = error as { code?: string; severity?: string };
-    if (severity !== undefined && code !== undefined) {
-      if (severity !== 'ERROR') lost = error as Error;
-      throw error;
-    }
+    // An ERROR is an answer, and the session goes on. FATAL ends it, at whatever moment: even after a commit.
+    if ((error as { severity?: string }).severity === 'ERROR') throw error;
     lost = error as Error;
     throw error instanceof NoAnswerError ? error : new NoAnswerError(lost.message, { cause: error });
   } finally {
