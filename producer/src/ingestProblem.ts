@@ -13,7 +13,7 @@ export function toIngestProblem(error: PublishError): Problem {
     : 'The signal has not gone in: send it again.';
   switch (failure) {
     case 'invalid':
-      return new Problem(422, `${message}.`, { members });
+      return new Problem(422, `${errors[0]?.pointer ? '' : 'The body: '}${message}.`, { members });
     case 'refused':
       return new Problem(422, `The database refuses this signal: ${message}.`, { members, cause });
     case 'key-conflict':

@@ -165,6 +165,6 @@ function valid(signal: NewSignal): NewSignal {
 }
 
 function invalid(errors: readonly FieldError[]): PublishError {
-  const [first] = errors;
-  return new PublishError('invalid', `${first!.pointer || 'The body'}: ${first!.detail}`, { errors });
+  const { pointer, detail } = errors[0]!;
+  return new PublishError('invalid', pointer ? `${pointer}: ${detail}` : detail, { errors });
 }

@@ -1,0 +1,90 @@
+/** The command line of `npm run send`. */
+import { parseArgs } from 'node:util';
+
+export const USAGE = `Sends signals to a producer.
+
+  npm run send -- --name temperature --value 21.5 [--timestamp 2026-04-02T16:23:17Z] [--attributes '{"room":"kitchen"}']
+  npm run send -- --file readings.ndjson          one signal a line; - reads standard input
+
+  --url URL       where the producer takes signals (http://localhost:$PORT/ingest, port 8080)
+  --id TEXT       two runs with the same id and the same lines are one: what went in before does not go in again.
+                  Of a file it is its path, size and time of change; standard input has none by itself.
+  --batch N       lines in one request (5000)
+  --help
+`;
+
+export interface SendOptions {
+  url: string;
+  batch: number;
+  id: string | undefined;
+  /** One signal, or a file of them. */
+  what: { signal: unknown } | { file: string };
+}
+
+/** The command line is wrong; the message says how. */
+export class UsageError extends Error {
+  override name = 'UsageError';
+}
+
+/**
+ * @returns undefined where help was asked for.
+ * @throws {UsageError}
+ */
+export function readOptions(args: string[], environment = process.env): SendOptions | undefined {
+  const { values } = parse(args);
+  if (values.help) return undefined;
+  const url = values.url ?? `http://localhost:${environment.PORT || 8080}/ingest`;
+  if (!URL.canParse(url)) throw new UsageError(`--url: expected a URL, got ${url}`);
+  const batch = Number(values.batch ?? 5_000);
+  if (!Number.isInteger(batch) || batch < 1)
+    throw new UsageError(`--batch: expected a whole number, got ${values.batch}`);
+  const common = { url, batch, id: values.id };
+  const { file, name, value } = values;
+  if (file !== undefined) {
+    if (name !== undefined || value !== undefined) throw new UsageError('expected --file, or --name and --value');
+    return { ...common, what: { file } };
+  }
+  if (name === undefined || value === undefined) throw new UsageError('expected --name and --value, or --file');
+  return { ...common, what: { signal: oneSignal(name, value, values.timestamp, values.attributes) } };
+}
+
+function parse(args: string[]) {
+  const text = { type: 'string' } as const;
+  try {
+    return parseArgs({
+      args: joinNegative(args),
+      options: {
+        name: text,
+        value: text,
+        timestamp: text,
+        attributes: text,
+        file: text,
+        url: text,
+        id: text,
+        batch: text,
+        help: { type: 'boolean' },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+/** `--value -3` is taken for an option by parseArgs; `--value=-3` is not. */
+function joinNegative(args: string[]): string[] {
+  return args.flatMap((arg, index) => {
+    if (args[index - 1] === '--value' && arg.startsWith('-')) return [];
+    return arg === '--value' && args[index + 1]?.startsWith('-') ? [`--value=${args[index + 1]}`] : [arg];
+  });
+}
+
+/** Every field is checked by the producer, but for what JSON could not carry to it. */
+function oneSignal(signal_name: string, value: string, timestamp?: string, attributes?: string): unknown {
+  const signal_value = value.trim() === '' ? Number.NaN : Number(value);
+  if (!Number.isFinite(signal_value)) throw new UsageError(`--value: expected a number, got ${value}`);
+  try {
+    return { signal_name, signal_value, timestamp, attributes: attributes && JSON.parse(attributes) };
+  } catch {
+    throw new UsageError(`--attributes: expected a JSON object, got ${attributes}`);
+  }
+}

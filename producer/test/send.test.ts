@@ -1,0 +1,172 @@
+/** `npm run send`, as a process against a whole producer. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Service } from '@pg-signals/runtime';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import { keyedChunks, withKey } from '../src/send/keyedLines.ts';
+import { readOptions, UsageError } from '../src/send/options.ts';
+import { progressLine } from '../src/send/progress.ts';
+import { useProducers } from './testProducer.ts';
+
+const producers = useProducers();
+const MAIN = fileURLToPath(new URL('../src/send/main.ts', import.meta.url));
+const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-send-'));
+const children: ChildProcess[] = [];
+let producer: Service;
+beforeAll(async () => {
+  producer = await producers.start();
+});
+beforeEach(async () => {
+  await producers.client.query('TRUNCATE signals, signal_keys');
+});
+afterEach(async () => {
+  for (const child of children.splice(0)) {
+    if (child.exitCode !== null || child.signalCode !== null) continue;
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+});
+afterAll(() => rmSync(directory, { recursive: true }));
+
+function send(args: string[], { input, url = producer.url }: { input?: string; url?: string } = {}) {
+  const child = spawn(process.execPath, [MAIN, ...args, `--url=${url}/ingest`], { stdio: 'pipe' });
+  children.push(child);
+  const output = { stdout: '', stderr: '' };
+  child.stdout.on('data', (chunk) => (output.stdout += chunk));
+  child.stderr.on('data', (chunk) => (output.stderr += chunk));
+  child.stdin.end(input);
+  const done = once(child, 'close').then(([code]) => ({ code: code as number | null, ...output }));
+  return { child, output, done };
+}
+
+const line = (name: string) => JSON.stringify({ signal_name: name, signal_value: 1 });
+const names = (count: number) => Array.from({ length: count }, (_, n) => `s${n}`);
+
+function fileOf(lines: string[]): string {
+  const file = path.join(directory, `${lines.length}-${Math.random()}.ndjson`);
+  writeFileSync(file, lines.map((text) => `${text}\n`).join(''));
+  return file;
+}
+
+test('one signal goes in, and its row is printed', async () => {
+  const { code, stdout } = await send(['--name', 'temperature', '--value', '-21.5', '--attributes', '{"a":1}']).done;
+  expect([code, JSON.parse(stdout)]).toEqual([
+    0,
+    expect.objectContaining({ signal_name: 'temperature', signal_value: -21.5, attributes: { a: 1 } }),
+  ]);
+  expect(await producers.names()).toEqual(['temperature']);
+});
+
+test('a signal that the producer refuses is code 1, with the reason', async () => {
+  const { code, stderr } = await send(['--name', '', '--value', '1']).done;
+  expect([code, stderr]).toEqual([1, expect.stringContaining('/signal_name: expected 1 to 255 characters')]);
+});
+
+test('a file goes in once, however often it is sent', async () => {
+  const file = fileOf(names(2_500).map(line));
+  for (let run = 0; run < 2; run++) {
+    const { code, stderr } = await send(['--file', file, '--batch', '1000']).done;
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/^2500 signals in, 0 lines refused, in .* \(.*\/s\)\n$/)]);
+  }
+  expect(await producers.names()).toEqual(names(2_500));
+});
+
+test('equal lines of a file are signals of their own', async () => {
+  await send(['--file', fileOf([line('a'), line('a')])]).done;
+  expect(await producers.names()).toEqual(['a', 'a']);
+});
+
+test('a file that is interrupted and sent again goes in once', async () => {
+  const file = fileOf(names(3_000).map(line));
+  const first = send(['--file', file, '--batch', '50']);
+  await vi.waitFor(async () => expect((await producers.names()).length).toBeGreaterThan(100), 20_000);
+  first.child.kill('SIGKILL');
+  await first.done;
+  expect((await producers.names()).length).toBeLessThan(3_000);
+  expect((await send(['--file', file, '--batch', '700']).done).code).toBe(0);
+  expect(await producers.names()).toEqual(names(3_000));
+});
+
+test('standard input goes in, and once with the same --id', async () => {
+  const input = `${line('a')}\n${line('b')}`;
+  for (let run = 0; run < 2; run++) expect((await send(['--file', '-', '--id', 'night'], { input }).done).code).toBe(0);
+  expect(await producers.names()).toEqual(['a', 'b']);
+});
+
+test('bad lines are told with their number in the file, good ones go in, and the code is 1', async () => {
+  const file = fileOf([line('a'), '{"signal_name":', line('b'), '7', line('c')]);
+  const { code, stderr } = await send(['--file', file, '--batch', '2']).done;
+  expect([code, stderr]).toEqual([
+    1,
+    expect.stringMatching(/^line 2: not JSON.*\nline 4: expected an object.*\n3 signals in, 2 /),
+  ]);
+  expect(await producers.names()).toEqual(['a', 'b', 'c']);
+});
+
+test('it waits for a producer that is not there yet', async () => {
+  const early = await producers.start();
+  await early.stop();
+  const sending = send(['--file', fileOf([line('patient')])], { url: early.url });
+  await vi.waitFor(() => expect(sending.output.stderr).toContain('not taken, sending again in'), 20_000);
+  const late = await producers.start({ PORT: new URL(early.url).port });
+  expect((await sending.done).code).toBe(0);
+  expect(await producers.names()).toEqual(['patient']);
+  await late.stop();
+});
+
+test.each([
+  [['--file', 'does-not-exist.ndjson'], 1, 'no such file'],
+  [['--file', tmpdir()], 1, 'EISDIR'],
+  [[], 2, 'expected --name and --value, or --file'],
+])('%j ends with code %i and says why', async (args, code, reason) => {
+  expect(await send(args).done).toMatchObject({ code, stderr: expect.stringContaining(reason) });
+});
+
+test('the command line is read, and what is wrong with it told', () => {
+  expect(readOptions(['--help'])).toBeUndefined();
+  expect(readOptions(['--file', '-'], { PORT: '9' })).toMatchObject({ url: 'http://localhost:9/ingest', batch: 5_000 });
+  for (const args of [
+    ['--name', 'a'],
+    ['--value', '1'],
+    ['--name', 'a', '--value', 'x'],
+    ['--batch', '0', '--file', 'a'],
+    ['--nme', 'a'],
+    ['--url', 'x', '--file', 'a'],
+  ]) {
+    expect(() => readOptions(args), args.join(' ')).toThrow(UsageError);
+  }
+});
+
+test('a key is put into a line without reading it, and gives way to the line’s own', () => {
+  expect(withKey('{"a":1}', 'k')).toBe('{"key":"k","a":1}');
+  expect(JSON.parse(withKey(' {"key":"own"}', 'k'))).toEqual({ key: 'own' });
+  for (const text of ['{}', '{ }', '[]', 'x', '']) expect(withKey(text, 'k')).toBe(text);
+});
+
+test('the same line has the same key in two runs, whatever the batch, and another in another place', async () => {
+  const keys = async (id: string, batch: number) => {
+    const text: string[] = [];
+    async function* input() {
+      yield* ['{"a":1}', '{"a":1}', '{"a":2}'];
+    }
+    for await (const chunk of keyedChunks(input(), id, batch)) text.push(chunk.text);
+    return text
+      .join('')
+      .trim()
+      .split('\n')
+      .map((json) => JSON.parse(json).key);
+  };
+  expect(await keys('file', 2)).toEqual(await keys('file', 100));
+  expect(new Set([...(await keys('file', 2)), ...(await keys('other', 2))]).size).toBe(6);
+});
+
+test('the bar shows share, rate and the time that is left', () => {
+  expect(progressLine(50_000, 25, 100, 2)).toBe(
+    `[${'='.repeat(8)}${' '.repeat(22)}] 25 % 50,000 lines, 25,000/s, 6 s left`,
+  );
+  expect(progressLine(10, 25, undefined, 2)).toBe('10 lines, 5/s');
+});
