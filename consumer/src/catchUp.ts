@@ -1,15 +1,14 @@
 /** Brings a consumer level with the table: reads what was committed since its position, once, however often it breaks off. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '@pg-signals/runtime';
 import { FIRST_PAGE, type Page, type ReadCursor, readPage, readStandbyPage } from './committedRows.ts';
 import type { Query } from './database.ts';
 import { Ledger } from './ledger.ts';
 import type { LogRow, LogTable } from './logTable.ts';
-import { bounds, isDurable, type Position, takePosition } from './position.ts';
-import { judge, PositionHistory } from './trust.ts';
+import { bounds, type Position, takePosition, untilDurable } from './position.ts';
+import { fateOf, PositionHistory } from './trust.ts';
 
-/** Longest wait for the server's log to reach the disk; wal_writer_delay is 200 ms by default. */
-const DURABLE_WAIT_MS = 2_000;
+/** Before every transaction: 3 is the first that a cluster gives out. */
+const FIRST_SNAPSHOT = '3:3:';
 
 export interface CatchUpOptions {
   query: Query;
@@ -67,8 +66,10 @@ export class CatchUp {
    * number of rows read; undefined when `ended` came first, and then nothing is lost and the next call goes on.
    */
   async readUp(ended: AbortSignal): Promise<{ position: Position; rows: number } | undefined> {
-    let now = await takePosition(this.#options.query);
+    const { query } = this.#options;
+    const now = await takePosition(query);
     if (!this.#ledger) {
+      await untilDurable(query, now, ended);
       this.begin(now);
       return { position: now, rows: 0 };
     }
@@ -76,11 +77,7 @@ export class CatchUp {
     if (now.server.standby) return this.#readStandby(now, ended);
     if (!this.#open) {
       // What lies before a durable position stays as it is, whatever crashes: so a read up to it may be resumed in its middle.
-      const deadline = performance.now() + DURABLE_WAIT_MS;
-      while (!isDurable(now) && performance.now() < deadline && !ended.aborted) {
-        await sleep(20);
-        now = { ...now, flushedLsn: (await takePosition(this.#options.query)).flushedLsn };
-      }
+      await untilDurable(query, now, ended);
       const { position: from } = this.#ledger;
       this.#open = { from, to: now, skip: this.#ledger.handedOn(), cursor: FIRST_PAGE, ofPage: new Set() };
     }
@@ -173,15 +170,39 @@ export class CatchUp {
     return { position: now, rows: count };
   }
 
+  /** Makes sure that our position means something on the server that answers now; else goes back to one that does. */
   async #checkTrust(now: Position): Promise<void> {
-    const { query, log, logger } = this.#options;
-    const { resumeFrom, distrust } = await judge(query, this.#open?.to ?? this.#ledger!.position, now, this.#history);
-    if (distrust === undefined) return;
-    logger.warn('The server has changed, reading again from a safe point: some rows may come twice', {
-      table: log.table,
-      reason: distrust,
-    });
+    const ledger = this.#ledger!;
+    const position = this.#open?.to ?? ledger.position;
+    const fate = await fateOf(this.#options.query, position, now);
+    if (fate.is === 'same') return;
+    const { fork } = fate.is === 'forked' ? fate : { fork: undefined };
+    if (fork !== undefined && position.lsn <= fork) {
+      // The position holds. Of what was handed on after it some may be lost, and its ids given out again.
+      const doubtful = ledger.forgetAfter(fork);
+      if (this.#open) this.#open = { ...this.#open, skip: ledger.handedOn() };
+      if (doubtful > 0) this.#warn(now, position, `the last ${doubtful} rows handed on may be among what it lacks`);
+      return;
+    }
     this.#open = undefined;
-    this.#ledger = new Ledger(resumeFrom);
+    if (fate.is === 'other') {
+      this.#warn(now, position, 'it is another database cluster: reading its table from the start');
+      this.#ledger = new Ledger({ ...now, snapshot: FIRST_SNAPSHOT, lsn: 0n });
+      return;
+    }
+    const safe = this.#history.before(position.server.timeline, fork) ?? position;
+    const age = Math.round((performance.now() - safe.takenAt) / 1000);
+    this.#warn(now, position, `it may lack what the old one committed last: reading again from ${age} s ago`);
+    // From here on this server's log counts, however far the old one's had come.
+    this.#ledger = new Ledger({ ...safe, server: now.server, lsn: 0n });
+  }
+
+  #warn(now: Position, then: Position, reason: string): void {
+    this.#options.logger.warn('The server has changed, reading again from a safe point: some rows may come twice', {
+      table: this.#options.log.table,
+      reason,
+      timeline: now.server.timeline,
+      timeline_before: then.server.timeline,
+    });
   }
 }

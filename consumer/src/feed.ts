@@ -70,6 +70,8 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   #state: State = 'levelling';
   /** The buffer was full: notifications are dropped until the table is read. */
   #overflowed = false;
+  /** The first position counts from the moment when a link was made with it. */
+  #begun = false;
   /** It has overflowed since it was level last. */
   #behind = false;
   #marker: Marker | undefined;
@@ -118,6 +120,10 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   // --- proofs: what was handed on when a position is asked for is in it; when its marker is handed on, so is the rest ---
 
   begun(): void {
+    if (!this.#begun) {
+      this.#buffer.clear();
+      this.#state = 'levelling';
+    }
     if (this.#state === 'levelling') this.#state = 'armed';
     this.#sinceProof = 0;
     const step = this.#state === 'live' ? this.#catchUp.ledger?.begin() : undefined;
@@ -134,7 +140,10 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   }
 
   proved(position: Position): void {
-    if (!this.#catchUp.ledger) this.#begin(position);
+    if (!this.#begun) {
+      this.#catchUp.begin(position);
+      this.#provedAt = position.takenAt;
+    }
     const marker = this.#marker;
     if (!marker) return;
     marker.position = position;
@@ -143,14 +152,8 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   }
 
   abandoned(): void {
-    if (this.#state === 'armed' || !this.#catchUp.ledger) this.#state = 'levelling';
-    if (!this.#catchUp.ledger) this.#buffer.clear();
+    if (this.#state === 'armed') this.#state = 'levelling';
     this.#marker = undefined;
-  }
-
-  #begin(position: Position): void {
-    this.#catchUp.begin(position);
-    this.#provedAt = position.takenAt;
   }
 
   #settle({ step }: Marker, position: Position): void {
@@ -163,6 +166,7 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   /** Hands rows on until the link ends. Never rejects: what fails is logged and tried again. */
   async follow(link: Link): Promise<void> {
     const { logger, log } = this.#options;
+    this.#begun = true;
     const wake = () => this.#wake();
     link.ended.addEventListener('abort', wake);
     for (let attempt = 1; !link.ended.aborted; attempt++) {
@@ -224,12 +228,15 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   }
 
   async #poll(link: Link): Promise<void> {
+    const { logger, log, pollMs } = this.#options;
     this.#read();
-    while (!link.ended.aborted) {
+    for (let polling = false; !link.ended.aborted; ) {
       const read = await this.#catchUp.readUp(link.ended);
       if (!read) return;
+      if (!polling) logger.info('Reading the table', { table: log.table, every_ms: pollMs });
+      polling = true;
       this.#provedAt = read.position.takenAt;
-      await sleep(this.#options.pollMs, undefined, { signal: link.ended }).catch(() => {});
+      await sleep(pollMs, undefined, { signal: link.ended }).catch(() => {});
     }
   }
 

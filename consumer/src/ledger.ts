@@ -56,4 +56,14 @@ export class Ledger {
     for (const step of this.#steps) for (const id of step.ids) ids.add(id);
     return ids;
   }
+
+  /**
+   * Forgets what may have been committed after `lsn`: what was handed on after the last position up to there. Returns how
+   * many rows that were.
+   */
+  forgetAfter(lsn: bigint): number {
+    const last = this.#steps.findLastIndex(({ position }) => position && position.lsn <= lsn);
+    const doubtful = this.#steps.slice(Math.max(last, 0));
+    return doubtful.reduce((rows, { ids }) => rows + ids.splice(0).length, 0);
+  }
 }

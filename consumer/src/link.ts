@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff, type Logger } from '@pg-signals/runtime';
 import pg, { type Notification, type Pool, type PoolClient } from 'pg';
 import { acquire, discard, type Query, queryOn } from './database.ts';
+import { untilDurable } from './position.ts';
 import { ProofError, type ProofObserver, Prover } from './proof.ts';
 
 /** Called with each payload notified on a channel. */
@@ -46,8 +47,7 @@ export class Linker {
   #received = 0;
   /** Ends the connection in use, with the reason. */
   #lose: ((reason: Error) => void) | undefined;
-  #polling: AbortController | undefined;
-  #following: Promise<void> = Promise.resolve();
+  #polling: { ended: AbortController; following: Promise<void> } | undefined;
 
   constructor(options: LinkOptions) {
     this.#options = options;
@@ -91,7 +91,7 @@ export class Linker {
         if (error instanceof NoListenError) {
           if (!this.#polling) {
             logger.warn('No notifications here, reading the table instead', { reason, listen_again_ms: retryMs });
-            await this.#poll(signal);
+            this.#poll(signal);
           }
           await sleep(retryMs, undefined, { signal }).catch(() => {});
           attempt = 0;
@@ -120,6 +120,7 @@ export class Linker {
     const onEnd = () => lose(new Error('the connection ended'));
     client.on('error', lose).on('end', onEnd).on('notification', this.#receive);
     let opened = false;
+    let following: Promise<void> | undefined;
     const stop = () => (opened ? over.abort() : lose(new Error('stopping')));
     signal.addEventListener('abort', stop);
     try {
@@ -127,7 +128,7 @@ export class Linker {
       opened = true;
       onProved();
       await this.#stopPolling();
-      this.#startFollowing({ mode: 'listening', ended: over.signal, prove: () => this.#prove() });
+      following = this.#options.follow({ mode: 'listening', ended: over.signal, prove: () => this.#prove() });
       logger.info('Starting listener', { channels: [...this.#handlers.keys()].join(',') });
       await Promise.race([this.#keepProving(over.signal), lost.promise]);
       this.#client = undefined;
@@ -142,7 +143,7 @@ export class Linker {
       this.#client = this.#prover = this.#lose = undefined;
       signal.removeEventListener('abort', stop);
       over.abort();
-      await this.#following;
+      await following;
     }
   }
 
@@ -172,7 +173,7 @@ export class Linker {
     await queryOn(client, listen, [], proofTimeoutMs);
     this.#client = client;
     try {
-      await this.#prover.prove();
+      await untilDurable(query, await this.#prover.prove());
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;
       // No marker, but does the connection answer? Then something between us and the server swallows notifications.
@@ -205,22 +206,17 @@ export class Linker {
     }
   }
 
-  async #poll(signal: AbortSignal): Promise<void> {
-    const polling = new AbortController();
-    this.#polling = polling;
-    signal.addEventListener('abort', () => polling.abort(), { once: true });
-    this.#startFollowing({ mode: 'polling', ended: polling.signal, prove: async () => {} });
+  #poll(signal: AbortSignal): void {
+    const ended = new AbortController();
+    signal.addEventListener('abort', () => ended.abort(), { once: true });
+    const following = this.#options.follow({ mode: 'polling', ended: ended.signal, prove: async () => {} });
+    this.#polling = { ended, following };
   }
 
   async #stopPolling(): Promise<void> {
-    if (!this.#polling) return;
-    this.#polling.abort();
+    this.#polling?.ended.abort();
+    await this.#polling?.following;
     this.#polling = undefined;
-    await this.#following;
-  }
-
-  #startFollowing(link: Link): void {
-    this.#following = this.#options.follow(link);
   }
 
   #receive = ({ channel, payload = '' }: Notification): void => {

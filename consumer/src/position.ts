@@ -1,4 +1,5 @@
 /** A point in the history of a database: what was committed before it, and on which server that is true. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Query } from './database.ts';
 
 /** Which server a position was taken on. */
@@ -71,7 +72,20 @@ export function bounds(snapshot: string): { xmin: bigint; xmax: bigint } {
   return { xmin: BigInt(xmin), xmax: BigInt(xmax) };
 }
 
-/** True when a crash can't take back what the position says: the log up to it is on disk. */
-export function isDurable({ lsn, flushedLsn }: Position): boolean {
-  return flushedLsn >= lsn;
+/** Longest wait for the log to reach the disk, in ms; wal_writer_delay is 200 ms unless it was changed. */
+const DURABLE_WAIT_MS = 2_000;
+
+/**
+ * Waits until the server's log is on disk up to a position, as it is at once or a moment later.
+ *
+ * A transaction that ended without being flushed (one that was rolled back, or only notified) never was after a crash, and
+ * its number is given out again. A snapshot that counts it as past would hide the row of the one that comes after.
+ */
+export async function untilDurable(query: Query, position: Position, ended?: AbortSignal): Promise<void> {
+  let { flushedLsn } = position;
+  for (const start = performance.now(); flushedLsn < position.lsn && !ended?.aborted; ) {
+    if (performance.now() - start > DURABLE_WAIT_MS) return;
+    await sleep(20);
+    ({ flushedLsn } = await takePosition(query));
+  }
 }

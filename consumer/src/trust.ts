@@ -6,12 +6,15 @@ import type { Position, Server } from './position.ts';
 const HISTORY_STEP_MS = 10_000;
 const HISTORY_LENGTH = 360; // an hour
 
-/** Where to resume, and why not from the position that was asked about. */
-export interface Verdict {
-  readonly resumeFrom: Position;
-  /** Undefined where the position can be trusted: then nothing is skipped and nothing repeated. */
-  readonly distrust: string | undefined;
-}
+/**
+ * What became of the server that a position was taken on:
+ *
+ * - `same`: it is the one that answers now, perhaps restarted.
+ * - `forked`: the one that answers now was a standby of it and has been promoted. Both have the log up to `fork`; where
+ *   that is undefined, it can't be told.
+ * - `other`: the one that answers now has another history altogether.
+ */
+export type Fate = { is: 'same' } | { is: 'forked'; fork: bigint | undefined } | { is: 'other' };
 
 /** The positions of the last hour, the first one always among them. */
 export class PositionHistory {
@@ -35,36 +38,16 @@ export class PositionHistory {
 
 /**
  * A snapshot counts transactions, and a standby that was promoted may lack the last of them and give their numbers out
- * again: a row behind such a number would be taken for one that was delivered. So a position is trusted on the server
- * process that it came from, on its primary after a restart, and on a promoted standby that had received all of the log
- * up to it; else the consumer goes back to a position from before the two parted, and repeats rather than skips.
+ * again: a row behind such a number would be taken for one that was delivered. So whoever holds a position asks first.
  */
-export async function judge(
-  query: Query,
-  position: Position,
-  now: Position,
-  history: PositionHistory,
-): Promise<Verdict> {
-  const { server: then, lsn } = position;
-  const server = now.server;
-  if (server.systemIdentifier !== then.systemIdentifier) {
-    return {
-      resumeFrom: { ...now, snapshot: '3:3:', lsn: 0n }, // 3 is the first transaction of any cluster
-      distrust: `this is another database cluster (system identifier ${server.systemIdentifier}, was ${then.systemIdentifier}): reading its table from the start`,
-    };
-  }
-  const sameProcess = server.startedAt === then.startedAt;
-  if (sameProcess || (server.timeline === then.timeline && (server.standby || now.lsn >= position.flushedLsn))) {
-    return { resumeFrom: position, distrust: undefined };
-  }
-  const fork = await forkOf(query, then, server);
-  if (fork !== undefined && fork >= lsn) return { resumeFrom: position, distrust: undefined };
-  const safe = history.before(then.timeline, fork) ?? position;
-  return {
-    // What counts from here on is this server's log, however far the old one's had come.
-    resumeFrom: { ...safe, server, lsn: 0n },
-    distrust: `the server changed (timeline ${server.timeline}, was ${then.timeline}) and may lack what the old one had committed last: reading again from ${Math.round((performance.now() - safe.takenAt) / 1000)} s ago`,
-  };
+export async function fateOf(query: Query, { server: then, flushedLsn }: Position, now: Position): Promise<Fate> {
+  const { server } = now;
+  if (server.systemIdentifier !== then.systemIdentifier) return { is: 'other' };
+  // A standby promoted in place has lost nothing of what it showed itself.
+  if (server.startedAt === then.startedAt) return { is: 'same' };
+  // A log that ends before what was on disk then is that of an older copy.
+  if (server.timeline === then.timeline && (server.standby || now.lsn >= flushedLsn)) return { is: 'same' };
+  return { is: 'forked', fork: await forkOf(query, then, server) };
 }
 
 /** The end of the log that the two servers share, in bytes; undefined where it can't be told (the file is for superusers). */

@@ -2,6 +2,7 @@
 import { createPool, type Signal } from '@pg-signals/db';
 import { createLogger } from '@pg-signals/runtime';
 import pg from 'pg';
+import { onTestFailed } from 'vitest';
 import { Listener, type ListenerOptions, type SignalCallback } from '../src/index.ts';
 
 /** Resolves when a condition holds, which is looked at after each event that `changed` tells of. */
@@ -26,9 +27,13 @@ export interface TestListener {
   readonly pool: pg.Pool;
   readonly signals: Signal[];
   readonly ids: number[];
+  /** Markers that came back while live. */
+  proofs: number;
   log: string;
   /** Resolves when the log has this text. */
   logged(text: string | RegExp, times?: number): Promise<void>;
+  /** Resolves when a condition holds, which is looked at after each signal, proof and line of the log. */
+  until(holds: () => boolean): Promise<void>;
   /** Resolves when so many signals were handed on. */
   received(count: number): Promise<void>;
   /** Resolves when no callback works and the pool is closed. */
@@ -43,7 +48,14 @@ export interface TestListenerOptions extends ListenerOptions {
 }
 
 /** Starts a listener whose proofs are frequent; does not wait for it to listen. */
-export function startListener({ url, callback, max = 4, prepare, ...options }: TestListenerOptions): TestListener {
+export function startListener({
+  url,
+  callback,
+  max = 4,
+  prepare,
+  observer,
+  ...options
+}: TestListenerOptions): TestListener {
   const condition = new Condition();
   const pool = createPool({
     connectionString: url,
@@ -56,15 +68,22 @@ export function startListener({ url, callback, max = 4, prepare, ...options }: T
     pool,
     signals: [],
     ids: [],
+    proofs: 0,
     log: '',
     logged: (text, times = 1) =>
       condition.until(() => [...started.log.matchAll(new RegExp(text, 'g'))].length >= times),
+    until: (holds) => condition.until(holds),
     received: (count) => condition.until(() => started.ids.length >= count),
     async stop() {
       abort.abort();
       await running;
       await pool.end();
     },
+  };
+  const delivered = (ms: number) => {
+    started.proofs++;
+    observer?.delivered?.(ms);
+    condition.changed();
   };
   const logger = createLogger({
     level: 'debug',
@@ -75,7 +94,15 @@ export function startListener({ url, callback, max = 4, prepare, ...options }: T
   });
   const listener = new Listener(
     pool,
-    { logger, proofIntervalMs: 100, proofTimeoutMs: 1_000, pollMs: 20, retryMs: 100, ...options },
+    {
+      logger,
+      proofIntervalMs: 100,
+      proofTimeoutMs: 1_000,
+      pollMs: 20,
+      retryMs: 100,
+      ...options,
+      observer: { ...observer, delivered },
+    },
     (signal) => {
       started.signals.push(signal);
       started.ids.push(signal.id);
@@ -84,6 +111,9 @@ export function startListener({ url, callback, max = 4, prepare, ...options }: T
     },
   );
   prepare?.(listener);
+  onTestFailed(() => {
+    process.stderr.write(`handed on ${started.ids.length}, the last lines of the log:\n${started.log.slice(-4_000)}\n`);
+  });
   const abort = new AbortController();
   const running = listener.start(abort.signal);
   return Object.assign(started, { listener });

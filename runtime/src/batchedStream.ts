@@ -9,10 +9,11 @@ export class BatchedStream extends Writable {
   #scheduled = false;
   readonly #out: (lines: string) => void;
 
-  constructor(out: (lines: string) => void = (lines) => process.stdout.write(lines)) {
+  /** Writes to standard output unless told where, and then also what is held when the process exits. */
+  constructor(out?: (lines: string) => void) {
     super({ decodeStrings: false });
-    this.#out = out;
-    process.once('exit', this.#flush);
+    this.#out = out ?? ((lines) => process.stdout.write(lines));
+    if (!out) process.once('exit', this.#flush);
   }
 
   override _write(line: string, _encoding: string, done: () => void): void {
