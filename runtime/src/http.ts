@@ -76,6 +76,9 @@ export interface HttpServer {
   stop(): Promise<void>;
 }
 
+/** How often a server that stops looks for connections that have become idle. */
+const SWEEP_MS = 50;
+
 /** The port asked for is not to be had. */
 export class PortTakenError extends Error {
   override name = 'PortTakenError';
@@ -101,8 +104,11 @@ export async function listen(handler: RequestListener, port: number): Promise<Ht
     async stop() {
       if (!server.listening) return;
       const closed = once(server, 'close');
-      server.close(); // ends idle connections too; those with a request in flight end after their answer
+      server.close();
+      // A connection that was busy at that moment would stay open, idle, until its keep-alive ends.
+      const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
       await closed;
+      clearInterval(sweep);
     },
   };
 }
