@@ -1,5 +1,6 @@
 /** One of our services as a child process, its output behind a prefix. */
 import { spawn } from 'node:child_process';
+import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endWithUs } from '@pg-signals/db/embedded';
@@ -33,7 +34,8 @@ export function startService(options: ServiceOptions): ServiceProcess {
   const { name, main, directory, port, environment, prefix, write } = options;
   const child = spawn(process.execPath, [main], {
     cwd: directory,
-    env: { ...environment, PORT: String(port) },
+    // Compiled once for all of them and for the next run: less to do at the start, and some 20 MB less in each process.
+    env: { NODE_COMPILE_CACHE: path.join(directory, '.data', 'compile-cache'), ...environment, PORT: String(port) },
     stdio: ['ignore', 'pipe', 'pipe'],
     // A process group of its own: a terminal's Ctrl-C reaches the whole group, and the services stop in order.
     detached: true,
