@@ -1,9 +1,12 @@
 /** The consumer, wired up: a listener on the database, HTTP for health and figures. */
 import { createPool } from '@pg-signals/db';
 import { createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
-import { Counter, Gauge } from 'prom-client';
 import { Listener, type SignalCallback } from './listener.ts';
+import { createListenerMetrics } from './metrics.ts';
 import type { ConsumerSettings } from './settings.ts';
+
+/** A proof is missed twice before the service says that it is not ready. */
+const PROOFS = 3;
 
 /**
  * Starts a consumer that logs every signal and hands it to `callbacks`. The database may come later.
@@ -21,46 +24,29 @@ export async function startConsumer(
     max: settings.PG_POOL_MAX,
   });
   const metrics = createMetrics();
-  const registers = [metrics];
-  const received = new Counter({
-    name: 'signals_received_total',
-    help: 'Signals handed to the callbacks, by the way they came.',
-    labelNames: ['source'],
-    registers,
-  });
-  const reconnects = new Counter({ name: 'signals_reconnects_total', help: 'Attempts to listen again.', registers });
-  const invalid = new Counter({
-    name: 'signals_invalid_payloads_total',
-    help: 'Notifications that were no signal.',
-    registers,
-  });
-  const listening = new Gauge({ name: 'signals_listening', help: '1 while the consumer listens.', registers });
-
-  let isListening = false;
-  const count: SignalCallback = () => received.inc({ source: 'notify' });
-  const log: SignalCallback = ({ id, timestamp, signal_name, signal_value }) => {
+  const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value }) => {
     logger.info('notification received', { id, timestamp, signal_name, signal_value });
   };
-  const listener = new Listener(
+  const listener: Listener = new Listener(
     pool,
     {
       logger,
-      onListening: (now) => {
-        isListening = now;
-        listening.set(now ? 1 : 0);
-      },
-      onReconnect: () => reconnects.inc(),
-      onInvalidPayload: () => invalid.inc(),
+      observer: createListenerMetrics(metrics, () => listener.proofAgeMs),
+      bufferMax: settings.LISTEN_BUFFER_MAX,
+      proofIntervalMs: settings.LISTEN_PROOF_INTERVAL_MS,
+      proofEvery: settings.LISTEN_PROOF_EVERY,
+      proofTimeoutMs: settings.LISTEN_PROOF_TIMEOUT_MS,
+      pollMs: settings.LISTEN_POLL_MS,
+      retryMs: settings.LISTEN_RETRY_MS,
     },
-    count,
-    log,
+    logSignal,
     ...callbacks,
   );
-
-  const ready = async () => {
-    if (!isListening) throw new Error('The consumer does not listen: the log says why, and when it tries again.');
-  };
-  const server = await listen(createApp({ logger, metrics, ready }), settings.PORT);
+  const ready = async () => requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
+  const server = await listen(createApp({ logger, metrics, ready }), settings.PORT).catch(async (error) => {
+    await pool.end();
+    throw error;
+  });
   logger.info('Consumer serves health and metrics', { url: server.url });
   const abort = new AbortController();
   const listened = listener.start(abort.signal);
@@ -72,4 +58,13 @@ export async function startConsumer(
     await Promise.all([server.stop(), pool.end()]);
   };
   return { url: server.url, stop: () => (stopped ??= stop()) };
+}
+
+/** @throws {Error} whose message says how old the last proof is. */
+function requireFresh(ageMs: number | undefined, maxMs: number): void {
+  if (ageMs === undefined) throw new Error('Nothing has been received yet: the log says why, and what is tried next.');
+  if (ageMs <= maxMs) return;
+  throw new Error(
+    `The last proof that every signal arrives is ${(ageMs / 1000).toFixed(1)} s old, more than ${maxMs / 1000} s: the log says why, and what is tried next.`,
+  );
 }

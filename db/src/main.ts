@@ -9,6 +9,10 @@ const fail = (line: string) => {
   process.exitCode = 1;
 };
 
+/** A host with several addresses fails with an error for each, and no message of its own. */
+const reasonOf = (error: unknown) =>
+  error instanceof AggregateError ? error.errors.map(String).join('; ') : (error as Error).message || String(error);
+
 loadDotenv({ quiet: true });
 const settings = databaseSettings({}).safeParse(process.env);
 if (settings.success) {
@@ -20,7 +24,7 @@ if (settings.success) {
     for (const name of applied) say(`applied ${name}`);
     say(applied.length > 0 ? `${database} is up to date` : `${database} was up to date: nothing to apply`);
   } catch (error) {
-    fail(`Migrating ${database} failed: ${(error as Error).message || String(error)}`);
+    fail(`Migrating ${database} failed: ${reasonOf(error)}`);
   }
 } else {
   for (const { path, message } of settings.error.issues) fail(`${path.join('.')}: ${message}`);

@@ -100,8 +100,9 @@ test.each([
   'a row of %s text is notified whole up to 7,999 bytes of JSON, and as truncated from 8,000',
   async (_name, character) => {
     for (const bytes of [7_999, 8_000, 100_000]) {
+      id += 10;
       // What surrounds the text takes as many bytes as in a row of the same id and time with no text.
-      await writer.query(`SELECT setval(pg_get_serial_sequence('signals', 'id'), ${(id += 10)})`);
+      await writer.query(`SELECT setval(pg_get_serial_sequence('signals', 'id'), ${id})`);
       const around = `{"id":${id + 1},"timestamp":"2026-01-01T00:00:00+00:00","signal_name":"","signal_value":1,"attributes":{}}`;
       const room = bytes - around.length;
       const width = Buffer.byteLength(character);

@@ -87,6 +87,9 @@ export interface HttpServer {
   stop(): Promise<void>;
 }
 
+/** How often a server that stops looks for connections that have become idle. */
+const SWEEP_MS = 50;
+
 /** The port asked for is not to be had. */
 export class PortTakenError extends Error {
   override name = 'PortTakenError';
@@ -135,9 +138,9 @@ export async function listen(
     async stop() {
       if (!server.listening) return;
       const closed = once(server, 'close');
-      server.close(); // ends idle connections too
-      // A client may keep its connection after the answer to the request that was in flight: it is idle then.
-      const sweep = setInterval(() => server.closeIdleConnections(), 50);
+      server.close();
+      // A connection that was busy at that moment would stay open, idle, until its keep-alive ends.
+      const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
       await closed;
       clearInterval(sweep);
     },

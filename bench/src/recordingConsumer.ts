@@ -1,0 +1,15 @@
+/** The consumer as a process, with a callback that tells the parent when each signal arrived. */
+import { readConsumerSettings, startConsumer } from '@pg-signals/consumer';
+import { runService } from '@pg-signals/runtime';
+
+export interface Arrival {
+  id: number;
+  /** CLOCK_MONOTONIC in ns, which all processes of one Linux machine share. */
+  at: bigint;
+}
+
+await runService(readConsumerSettings, (settings, logger) =>
+  startConsumer(settings, logger, ({ id }) => {
+    process.send!({ id, at: process.hrtime.bigint() } satisfies Arrival);
+  }),
+);

@@ -1,0 +1,50 @@
+/** A service in a process of its own, as in production: its log at `info`, written to nowhere. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { endWithUs, freePort } from '@pg-signals/db/embedded';
+
+export interface ServiceChild {
+  readonly process: ChildProcess;
+  readonly url: string;
+  /** @throws {Error} when it does not end with code 0. */
+  stop(): Promise<void>;
+}
+
+/** Starts a program, given from the project's folder, and resolves when its `/readyz` answers 200. */
+export async function startServiceChild(program: string, databaseUrl: string): Promise<ServiceChild> {
+  const port = await freePort();
+  const child = fork(fileURLToPath(new URL(`../../${program}`, import.meta.url)), {
+    cwd: '/', // no .env of the project
+    env: { PATH: process.env.PATH, DATABASE_URL: databaseUrl, PORT: String(port) },
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    serialization: 'advanced', // a bigint goes through
+  });
+  endWithUs(child, 'TERM');
+  const url = `http://127.0.0.1:${port}`;
+  while (!(await isReady(url))) {
+    if (child.exitCode !== null) throw new Error(`${program} ended with code ${child.exitCode}`);
+    await sleep(20);
+  }
+  return {
+    process: child,
+    url,
+    async stop() {
+      const ended = once(child, 'exit');
+      child.kill('SIGTERM');
+      const [code] = await ended;
+      if (code !== 0) throw new Error(`${program} ended with code ${code}`);
+    },
+  };
+}
+
+async function isReady(url: string): Promise<boolean> {
+  try {
+    const response = await fetch(`${url}/readyz`, { headers: { connection: 'close' } });
+    await response.arrayBuffer();
+    return response.ok;
+  } catch {
+    return false; // it does not listen yet
+  }
+}

