@@ -1,5 +1,4 @@
 /** Writers, connected straight to the server: they carry out the plans, and note when each commit was confirmed. */
-import { once } from 'node:events';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
@@ -93,7 +92,8 @@ export class Writers {
       const insert = (part: string) => ({ kind: 'sql' as const, text: insertSelect(`${name}.${n}.${part}`, 3) });
       try {
         client = await this.#server.connect(name);
-        const lost = once(client, 'end');
+        const { promise: lost, resolve } = Promise.withResolvers<void>();
+        client.once('end', resolve); // events.once would reject too, at a time when a query is what we wait for
         await client.query('BEGIN');
         await execute(client, insert('start'));
         await Promise.race([lost, this.#stopped.promise]);
@@ -101,6 +101,7 @@ export class Writers {
         await this.#end(client, end);
       } catch (error) {
         if (!isConnectionError(error)) throw error;
+        client?.end().catch(() => {});
         await sleep(RECONNECT_MS);
       }
     }
