@@ -1,0 +1,142 @@
+/** A TCP proxy on 127.0.0.1 between one consumer and the server, which breaks the ways that networks break. */
+import { once } from 'node:events';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** What can be held up: a new connection, or bytes in one direction. */
+export type Way = 'connect' | 'toServer' | 'toClient';
+
+/** One proxied connection. */
+interface Link {
+  readonly client: Socket;
+  readonly server: Socket;
+  /** Set where the network has forgotten the connection: nothing passes any more, and nobody is told. */
+  forgotten: boolean;
+}
+
+export class ChaosProxy {
+  readonly #target: number;
+  readonly #server: Server;
+  readonly #links = new Set<Link>();
+  readonly #waiting = new Set<Socket>();
+  readonly #blocks = new Set<{ ways: readonly Way[]; over: Promise<void> }>();
+  #latency = 0;
+
+  constructor(targetPort: number) {
+    this.#target = targetPort;
+    this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (client) => this.#accept(client));
+  }
+
+  async start(): Promise<void> {
+    this.#server.listen(0, '127.0.0.1');
+    await once(this.#server, 'listening');
+  }
+
+  get port(): number {
+    return (this.#server.address() as { port: number }).port;
+  }
+
+  /** Breaks every connection off, both sides are told at once. */
+  cut(): void {
+    for (const { client, server } of this.#links) {
+      client.resetAndDestroy();
+      server.resetAndDestroy();
+    }
+    for (const client of this.#waiting) client.destroy();
+  }
+
+  /** Lets nothing pass on these ways, on old and new connections, until the returned function is called. */
+  block(...ways: Way[]): () => void {
+    const over = Promise.withResolvers<void>();
+    const block = { ways, over: over.promise };
+    this.#blocks.add(block);
+    return () => {
+      this.#blocks.delete(block);
+      over.resolve();
+    };
+  }
+
+  /** Makes the present connections half-open: the server's side ends, the client is never told. New ones are as ever. */
+  forget(): void {
+    for (const link of this.#links) {
+      link.forgotten = true;
+      link.server.destroy();
+    }
+  }
+
+  /** Holds each chunk (64 kB at most) for this long before it goes on, until the returned function is called. */
+  slow(latencyMs: number): () => void {
+    this.#latency += latencyMs;
+    return () => {
+      this.#latency -= latencyMs;
+    };
+  }
+
+  close(): void {
+    this.#server.close();
+    for (const { client, server } of this.#links) {
+      client.destroy();
+      server.destroy();
+    }
+    for (const client of this.#waiting) client.destroy();
+  }
+
+  async #accept(client: Socket): Promise<void> {
+    client.on('error', () => {}); // told to the other side by #carry
+    this.#waiting.add(client);
+    await this.#open('connect');
+    this.#waiting.delete(client);
+    if (client.destroyed) return;
+    const server = connect({ port: this.#target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+    server.on('error', () => {});
+    const link = { client, server, forgotten: false };
+    this.#links.add(link);
+    await Promise.all([
+      this.#carry(link, client, server, 'toServer'), //
+      this.#carry(link, server, client, 'toClient'),
+    ]);
+    this.#links.delete(link);
+  }
+
+  /** Carries bytes, then the end, one way; a network that is silent carries neither. */
+  async #carry(link: Link, from: Socket, to: Socket, way: Way): Promise<void> {
+    try {
+      for await (const chunk of from.iterator({ destroyOnReturn: false })) {
+        await this.#pass(link, way);
+        if (this.#latency > 0) await sleep(this.#latency);
+        if (to.destroyed) return;
+        if (!to.write(chunk)) await drained(to);
+      }
+    } catch {
+      // A reset is an end like any other here.
+    }
+    await this.#pass(link, way);
+    if (from.errored || from.destroyed) to.destroy();
+    else to.end();
+  }
+
+  async #pass(link: Link, way: Way): Promise<void> {
+    await this.#open(way);
+    if (link.forgotten) await new Promise(() => {}); // for good: close() clears it away
+  }
+
+  /** Resolves when nothing holds this way up. */
+  async #open(way: Way): Promise<void> {
+    for (;;) {
+      const block = [...this.#blocks].find(({ ways }) => ways.includes(way));
+      if (!block) return;
+      await block.over;
+    }
+  }
+}
+
+/** Resolves when the socket takes more, or never will. */
+function drained(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      socket.off('drain', done).off('close', done);
+      resolve();
+    };
+    socket.on('drain', done).on('close', done);
+  });
+}
