@@ -2,9 +2,9 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import { FaultyProxy } from '@pg-signals/db/faulty-proxy';
 import type { Delivery } from './check.ts';
 import type { Deliveries, FromConsumer, ToConsumer } from './consumers/messages.ts';
-import { ChaosProxy } from './proxy.ts';
 
 const PROGRAM = fileURLToPath(new URL('./consumers/process.ts', import.meta.url));
 /** After what time a supervisor starts a process again. */
@@ -27,7 +27,7 @@ export class Consumer {
   readonly kind: ConsumerKind;
   readonly name: string;
   readonly lane: number;
-  readonly proxy: ChaosProxy;
+  readonly proxy: FaultyProxy;
   readonly #options: ConsumerOptions;
   readonly #listening = Promise.withResolvers<void>();
   readonly #chunks: Deliveries[] = [];
@@ -42,7 +42,7 @@ export class Consumer {
     this.kind = options.kind;
     this.name = options.name;
     this.lane = options.lane;
-    this.proxy = new ChaosProxy(Number(new URL(options.url).port));
+    this.proxy = new FaultyProxy(Number(new URL(options.url).port));
     this.#options = options;
   }
 

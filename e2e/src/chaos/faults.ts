@@ -1,9 +1,9 @@
 /** Carries the faults out: against the server, against a consumer's network, against its process. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Way } from '@pg-signals/db/faulty-proxy';
 import type pg from 'pg';
 import { now } from './clock.ts';
 import type { Consumer } from './consumer.ts';
-import type { Way } from './proxy.ts';
 import type { Fault, FaultKind } from './schedule.ts';
 import { type ChaosServer, isConnectionError } from './server.ts';
 import type { Writers } from './writers.ts';
