@@ -21,8 +21,8 @@ const LISTEN_DEADLINE_MS = 60_000;
 const DRAIN_DEADLINE_MS = 30_000;
 /** How long all stay connected after that: a late duplicate is to be seen. */
 const AFTERMATH_MS = 1_000;
-/** A row committed in calm must not take longer: a transaction that stays open holds back nobody else's rows. */
-export const LATE_AFTER_MS = 5_000;
+/** The longest backoff before an attempt to connect is 30 s; what comes later than that and a proof was forgotten. */
+export const LATE_AFTER_MS = 35_000;
 
 export interface RunSettings {
   readonly seed: string;
