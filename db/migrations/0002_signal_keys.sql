@@ -61,11 +61,8 @@ BEGIN
   SELECT new.id, coalesce(new."timestamp", now()), new.signal_name, new.signal_value, coalesce(new.attributes, '{}')
   FROM unnest(ids, timestamps, names, vals, attrs, keys, parts)
     AS new (id, "timestamp", signal_name, signal_value, attributes, key, part)
-  WHERE new.key IS NULL
-     OR EXISTS (
-       SELECT FROM signal_keys AS known
-       WHERE known.key = new.key AND known.part = new.part AND known.signal_id = new.id
-     )
+  LEFT JOIN signal_keys AS known ON known.key = new.key AND known.part = new.part
+  WHERE new.key IS NULL OR known.signal_id = new.id
   ORDER BY new.id;
 
   SELECT new.key, known.fingerprint = new.fingerprint AS same, known.signal_id INTO wrong

@@ -1,7 +1,7 @@
 /** Many signals in one request: arrays, NDJSON, packed bodies. */
 import { once } from 'node:events';
 import net from 'node:net';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { deflateSync, gzipSync } from 'node:zlib';
 import type { Service } from '@pg-signals/runtime';
 import { beforeAll, beforeEach, expect, test, vi } from 'vitest';
@@ -170,7 +170,7 @@ test('a stream waits while the database does, and the memory stays bounded', asy
   for (let still = 0; still < 50 && sent < 64 * 1024 * 1024; ) {
     if (socket.writableNeedDrain) {
       still++;
-      await Promise.race([once(socket, 'drain'), new Promise((resolve) => setTimeout(resolve, 20))]);
+      await sleep(20);
     } else {
       still = 0;
       send(block);
