@@ -12,13 +12,27 @@ export interface ServiceChild {
   stop(): Promise<void>;
 }
 
+export interface ServiceOptions {
+  /** Settings beside `DATABASE_URL` and `PORT`. */
+  env?: Record<string, string>;
+  /** For `node` itself. */
+  flags?: string[];
+  /** Where its log goes: `pipe` lets us read it from `process.stdout`. */
+  log?: 'ignore' | 'pipe';
+}
+
 /** Starts a program, given from the project's folder, and resolves when its `/readyz` answers 200. */
-export async function startServiceChild(program: string, databaseUrl: string): Promise<ServiceChild> {
+export async function startServiceChild(
+  program: string,
+  databaseUrl: string,
+  { env = {}, flags = [], log = 'ignore' }: ServiceOptions = {},
+): Promise<ServiceChild> {
   const port = await freePort();
   const child = fork(fileURLToPath(new URL(`../../${program}`, import.meta.url)), {
     cwd: '/', // no .env of the project
-    env: { PATH: process.env.PATH, DATABASE_URL: databaseUrl, PORT: String(port) },
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    env: { PATH: process.env.PATH, DATABASE_URL: databaseUrl, PORT: String(port), ...env },
+    execArgv: flags,
+    stdio: ['ignore', log, 'inherit', 'ipc'],
     serialization: 'advanced', // a bigint goes through
   });
   endWithUs(child, 'TERM');
