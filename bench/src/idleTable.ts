@@ -5,7 +5,7 @@ import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BenchDatabase } from './database.ts';
 import { createHttpClient } from './httpClient.ts';
-import { type IdleTable, medianOf } from './ingestResults.ts';
+import { type IdleTable, medianOf, type Quantiles } from './ingestResults.ts';
 import { startPeer } from './peerProcess.ts';
 import { startProducer } from './producers.ts';
 import { startServiceChild } from './serviceChild.ts';
@@ -32,7 +32,7 @@ export async function measureIdle(database: BenchDatabase, { rounds, samples, go
   const pairs: Partial<Record<'ours' | 'go', Pair>> = { ours: await startOurs(database, stack) };
   if (go !== undefined) pairs.go = await startGo(database, go, stack);
 
-  const measured: Record<'ours' | 'go', { p50: number; p99: number }[]> = { ours: [], go: [] };
+  const measured: Record<'ours' | 'go', Quantiles[]> = { ours: [], go: [] };
   for (let round = 0; round <= rounds; round++) {
     for (const name of Object.keys(pairs) as ('ours' | 'go')[]) {
       const times: number[] = [];

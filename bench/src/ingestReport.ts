@@ -16,7 +16,7 @@ export function ingestReport(results: IngestResults): string {
     const head = `The same on a disk that takes 2 ms longer a flush; ${ofRounds(slow)}`;
     parts.push(`${head}\nOne INSERT alone takes ${slow.insertMs.toFixed(2)} ms`, ...loadTables(slow));
   }
-  parts.push(idleText(idle), bulkText(bulk), ...brokerTexts(brokers), aimsText(results));
+  parts.push(memoryText(results), idleText(idle), bulkText(bulk), ...brokerTexts(brokers), aimsText(results));
   return parts.join('\n\n');
 }
 
@@ -32,7 +32,7 @@ function loadTables({ points }: LoadTable): string[] {
     table([
       [
         `${count} connection${count === 1 ? '' : 's'}`,
-        ...['requests/s', 'p50 ms', 'p99 ms', 'rows = received by both'],
+        ...['requests/s', 'p50 ms', 'p99 ms', 'rows = received by both', 'after s'],
         ...['cores: producer', 'server', 'consumers', 'load'],
       ],
       ...points
@@ -42,7 +42,7 @@ function loadTables({ points }: LoadTable): string[] {
           whole(point.requestsPerSecond),
           ms(point.p50),
           ms(point.p99),
-          point.rows === 0 ? '-' : whole(point.rows),
+          ...(point.rows === 0 ? ['-', '-'] : [whole(point.rows), point.levelAfter.toFixed(2)]),
           ...[
             cores(point.cores.producer),
             cores(point.cores.server),
@@ -52,6 +52,12 @@ function loadTables({ points }: LoadTable): string[] {
         ]),
     ]),
   );
+}
+
+function memoryText({ load, slow, bulk }: IngestResults): string {
+  const kinds = [`${whole(load.peakMB)} with one signal a request`, `${whole(bulk.peakMB)} with NDJSON`];
+  if (slow) kinds.push(`${whole(slow.peakMB)} on the slow disk`);
+  return `The most memory that our producer ever took (one process, hot path), in MB: ${kinds.join(', ')}`;
 }
 
 function idleText({ rounds, samples, ours, go }: IdleTable): string {
@@ -104,10 +110,9 @@ function brokerTexts({ inFlight, points, ...rounds }: BrokerTable): string[] {
 }
 
 function aimsText(results: IngestResults): string {
-  const words = (reached: boolean | undefined) =>
-    reached === undefined ? 'not measured' : reached ? 'reached' : 'missed';
-  return table([
-    ['aim', 'measured', ''],
-    ...judgeAims(results).map(({ aim, measured, reached }) => [aim, measured, words(reached)]),
-  ]);
+  const words = (reached: boolean | undefined) => (reached === undefined ? '-' : reached ? 'reached' : 'missed');
+  const lines = judgeAims(results).map(
+    ({ aim, measured, reached }) => `${words(reached).padEnd(7)}   ${aim}: ${measured}`,
+  );
+  return ['Aims', ...lines].join('\n');
 }

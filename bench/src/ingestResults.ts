@@ -13,7 +13,9 @@ export interface LoadPoint {
   p99: number;
   /** Committed, and received by each of the two consumers, over all rounds together; 0 without a database. */
   rows: number;
-  /** Cores in use; of the server all backends together. */
+  /** From the end of the load until both consumers had received all, in s: how far they were behind. */
+  levelAfter: number;
+  /** Cores in use while the load lasted; of the server all backends together. */
   cores: { producer: number; server: number; consumers: [number, number]; load: number };
 }
 
@@ -27,12 +29,17 @@ export interface LoadTable {
   insertMs: number;
 }
 
+export interface Quantiles {
+  p50: number;
+  p99: number;
+}
+
 /** From POST to the line in the consumer's log, one at a time, in ms. */
 export interface IdleTable {
   rounds: number;
   samples: number;
-  ours: { p50: number; p99: number };
-  go?: { p50: number; p99: number };
+  ours: Quantiles;
+  go?: Quantiles;
 }
 
 export type BulkWay = 'ndjson' | 'insert' | 'copy';

@@ -69,7 +69,9 @@ async function measurePoint({ producer, connections, seconds, ...parts }: PointO
   const load = await generator.run(producer.url, connections, seconds);
   // What the generator took to start and to end is in the time: a core in use is one in use throughout.
   const cores = pids.map((pid, i) => (cpuSecondsOfTree(pid) - before[i]!) / load.seconds);
+  const ended = performance.now();
   const rows = await consumers.untilLevel();
+  const levelAfter = (performance.now() - ended) / 1_000;
   // At its end the generator breaks off, with a request under way on each connection.
   const expected = producer.inserts ? load.requests : 0;
   if (rows < expected || rows > expected + connections) {
@@ -82,6 +84,7 @@ async function measurePoint({ producer, connections, seconds, ...parts }: PointO
     p50: load.p50,
     p99: load.p99,
     rows,
+    levelAfter,
     cores: {
       producer: cores[0]!,
       server: cores[1]!,
@@ -99,6 +102,7 @@ function medians(rounds: readonly LoadPoint[]): LoadPoint {
     p50: medianOf(rounds, ({ p50 }) => p50),
     p99: medianOf(rounds, ({ p99 }) => p99),
     rows: rounds.reduce((sum, { rows }) => sum + rows, 0),
+    levelAfter: medianOf(rounds, (round) => round.levelAfter),
     cores: {
       producer: medianOf(rounds, ({ cores }) => cores.producer),
       server: medianOf(rounds, ({ cores }) => cores.server),
