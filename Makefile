@@ -33,7 +33,7 @@ chaos: $(INSTALLED) ## break things for SECONDS=60 and check that nothing was lo
 	@node e2e/src/chaos/main.ts
 
 .PHONY: up
-up: ## the same with Docker: docker compose up -d --build
+up: ## PostgreSQL, a producer on 8080 and two consumers in containers: docker compose up -d --build
 	docker compose up -d --build --wait
 
 .PHONY: down
@@ -45,5 +45,5 @@ logs: ## follow the logs of the containers
 	docker compose logs -f
 
 .PHONY: ingest
-ingest: ## send one random signal
+ingest: ## send one random signal to PORT=8080
 	@curl -sS -X POST localhost:$${PORT:-8080}/ingest && echo

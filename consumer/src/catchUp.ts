@@ -40,6 +40,8 @@ export class CatchUp {
   readonly #history = new PositionHistory();
   #ledger: Ledger | undefined;
   #open: OpenRead | undefined;
+  /** On a standby: handed on by another server, and not shown by this one yet. Perhaps it never will. */
+  #unshown = new Set<number>();
 
   constructor(options: CatchUpOptions) {
     this.#options = options;
@@ -53,6 +55,7 @@ export class CatchUp {
   /** From here on every commit counts. */
   begin(position: Position): void {
     this.#ledger = new Ledger(position);
+    this.#unshown.clear();
     this.#history.add(position);
   }
 
@@ -79,7 +82,7 @@ export class CatchUp {
       // What lies before a durable position stays as it is, whatever crashes: so a read up to it may be resumed in its middle.
       await untilDurable(query, now, ended);
       const { position: from } = this.#ledger;
-      this.#open = { from, to: now, skip: this.#ledger.handedOn(), cursor: FIRST_PAGE, ofPage: new Set() };
+      this.#open = { from, to: now, skip: this.#handedOn(this.#ledger), cursor: FIRST_PAGE, ofPage: new Set() };
     }
     const read = this.#open;
     const rows = await this.#read(read, ended, () => {});
@@ -144,9 +147,9 @@ export class CatchUp {
     const { log, query, readDeadlineMs: deadlineMs, give } = this.#options;
     this.#open = undefined;
     const ledger = this.#ledger!;
-    const skip = ledger.handedOn();
+    const skip = this.#handedOn(ledger);
     const { xmin } = bounds(now.snapshot);
-    const unsettled: number[] = [];
+    const [settled, unsettled] = [new Set<number>(), new Set<number>()];
     let count = 0;
     let cursor: ReadCursor | undefined;
     do {
@@ -158,16 +161,22 @@ export class CatchUp {
         ended,
       );
       if (ended.aborted) return undefined;
-      for (const [, xid, id] of rows) if (BigInt(xid) >= xmin) unsettled.push(Number(id));
+      for (const [, xid, id] of rows) (BigInt(xid) < xmin ? settled : unsettled).add(Number(id));
       count += rows.length;
       cursor = next;
     } while (cursor);
     // The new position stands for all that was handed on when everything that ran at the old one is over.
     if (xmin >= bounds(ledger.position.snapshot).xmax) {
-      this.#ledger = new Ledger({ ...now, snapshot: `${xmin}:${xmin}:` }, unsettled);
-      this.#history.add(this.#ledger.position);
+      const unshown = [...this.#handedOn(ledger)].filter((id) => !settled.has(id) && !unsettled.has(id));
+      this.begin({ ...now, snapshot: `${xmin}:${xmin}:` });
+      for (const id of unsettled) this.#ledger!.record(id);
+      this.#unshown = new Set(unshown);
     }
     return { position: now, rows: count };
+  }
+
+  #handedOn(ledger: Ledger): Set<number> {
+    return ledger.handedOn().union(this.#unshown);
   }
 
   /** Makes sure that our position means something on the server that answers now; else goes back to one that does. */
@@ -175,16 +184,26 @@ export class CatchUp {
     const ledger = this.#ledger!;
     const position = this.#open?.to ?? ledger.position;
     const fate = await fateOf(this.#options.query, position, now);
-    if (fate.is === 'same') return;
+    if (fate.is === 'same') {
+      const promoted =
+        position.server.standby && !now.server.standby && position.server.startedAt === now.server.startedAt;
+      if (promoted && this.#unshown.size > 0) {
+        this.#warn(now, position, `${this.#unshown.size} rows of its primary had not come here before it was promoted`);
+        this.#unshown.clear();
+      }
+      return;
+    }
     const { fork } = fate.is === 'forked' ? fate : { fork: undefined };
     if (fork !== undefined && position.lsn <= fork) {
       // The position holds. Of what was handed on after it some may be lost, and its ids given out again.
       const doubtful = ledger.forgetAfter(fork);
+      this.#unshown.clear();
       if (this.#open) this.#open = { ...this.#open, skip: ledger.handedOn() };
       if (doubtful > 0) this.#warn(now, position, `the last ${doubtful} rows handed on may be among what it lacks`);
       return;
     }
     this.#open = undefined;
+    this.#unshown.clear();
     if (fate.is === 'other') {
       this.#warn(now, position, 'it is another database cluster: reading its table from the start');
       this.#ledger = new Ledger({ ...now, snapshot: FIRST_SNAPSHOT, lsn: 0n });

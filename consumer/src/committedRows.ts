@@ -3,8 +3,8 @@ import type { Query } from './database.ts';
 import { type LogRow, type LogTable, tableName } from './logTable.ts';
 import { bounds, type Position } from './position.ts';
 
-/** Rows read at a time. */
-export const PAGE_ROWS = 1_000;
+/** Rows read at a time, of 8,000 bytes each at the most: 20 MB. */
+export const PAGE_ROWS = 2_500;
 
 /** One row as the trigger would have notified it, with what orders it. */
 export type CommittedRow = [payload: string, xid: string, id: string];
@@ -108,8 +108,8 @@ const standbySql = (log: LogTable<LogRow>) =>
   pageSql(log, `(xid, id) > ($2::xid8, $3::bigint) AND NOT pg_visible_in_snapshot(xid, $1::pg_snapshot)`, '$4');
 
 /**
- * Each row as its notification: one of 8,000 bytes or more by its id alone, so that a page has a bound in bytes too.
- * OFFSET 0 keeps PostgreSQL from writing the row as JSON once for each mention of `payload`.
+ * Each row as its notification: one of 8,000 bytes or more by its id alone, so that a page has a bound in bytes too. The
+ * inner LIMIT keeps PostgreSQL from writing the row as JSON once for each mention of `payload`.
  */
 function pageSql(log: LogTable<LogRow>, condition: string, limit: string): string {
   return `
@@ -118,18 +118,15 @@ function pageSql(log: LogTable<LogRow>, condition: string, limit: string): strin
     page.xid,
     page.id
   FROM (
-    SELECT xid, ${columns(log)}
+    SELECT xid, id, (SELECT row_to_json(log)::text FROM (SELECT ${columns(log)}) AS log) AS payload
     FROM ${tableName(log)}
     WHERE ${condition}
     ORDER BY xid, id
     LIMIT ${limit}
   ) AS page
-  CROSS JOIN LATERAL (
-    SELECT row_to_json(log)::text AS payload FROM (SELECT ${columns(log, 'page.')}) AS log OFFSET 0
-  ) AS notification
   ORDER BY page.xid, page.id`;
 }
 
-function columns(log: LogTable<LogRow>, prefix = ''): string {
-  return log.columns.map((column) => `${prefix}"${column.replaceAll('"', '""')}"`).join(', ');
+function columns(log: LogTable<LogRow>): string {
+  return log.columns.map((column) => `"${column.replaceAll('"', '""')}"`).join(', ');
 }

@@ -48,6 +48,14 @@ export async function acquire(pool: Pool, deadlineMs: number): Promise<PoolClien
   }
 }
 
+/**
+ * Ends the connections that lie idle in the pool. What broke one of them may have broken all, and each would cost the next
+ * query its whole deadline to find that out.
+ */
+export async function discardIdle(pool: Pool): Promise<void> {
+  for (let idle = pool.idleCount; idle > 0; idle--) discard(await pool.connect());
+}
+
 /** Ends a connection without waiting for the other side, which may be gone. */
 export function discard(client: PoolClient): void {
   client.release(true);

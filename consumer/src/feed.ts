@@ -1,5 +1,5 @@
 /** Joins notifications and table into one stream: every committed row, once, whatever happens in between. */
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff, type Logger } from '@pg-signals/runtime';
 import { BoundedBuffer } from './buffer.ts';
 import { CatchUp } from './catchUp.ts';
@@ -10,6 +10,7 @@ import type { Link } from './link.ts';
 import type { LogRow, LogTable, TruncatedRow } from './logTable.ts';
 import type { Position } from './position.ts';
 import type { ProofObserver } from './proof.ts';
+import { Slice } from './slice.ts';
 import { WholeRows } from './wholeRows.ts';
 
 /** Where a row came from. */
@@ -39,11 +40,6 @@ export interface FeedOptions<Row extends LogRow> {
   pollMs: number;
   readDeadlineMs: number;
 }
-
-/** How long callbacks that do not wait may keep the process from its sockets, in ms, as far as that is ours to decide. */
-const SLICE_MS = 10;
-/** Rows between two looks at the clock. */
-const SLICE_ROWS = 16;
 
 /** A proof's marker, in its place among the payloads. */
 interface Marker {
@@ -102,8 +98,9 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   /** For each payload notified on the table's channel. */
   receive = (payload: string): void => {
     if ((this.#state !== 'live' && this.#state !== 'buffering') || this.#overflowed) return;
-    if (this.#buffer.push(payload)) this.#wake();
-    else this.#overflow();
+    // Whoever hands on sleeps only while nothing waits: to wake it for each row would cost more than to hand the row on.
+    if (!this.#buffer.push(payload)) this.#overflow();
+    else if (this.#buffer.length === 1) this.#wake();
   };
 
   #overflow(): void {
@@ -254,8 +251,8 @@ export class Feed<Row extends LogRow> implements ProofObserver {
   async #drain(link: Link): Promise<void> {
     const { handOn, observer, proofEvery } = this.#options;
     const ledger = this.#catchUp.ledger!;
+    const slice = new Slice();
     let handedOn = 0;
-    let sliceEnd = performance.now() + SLICE_MS;
     for (let next = this.#buffer.shift(); next !== undefined && !link.ended.aborted; next = this.#buffer.shift()) {
       if (typeof next !== 'string') {
         observer.handedOn('notify', handedOn);
@@ -279,11 +276,10 @@ export class Feed<Row extends LogRow> implements ProofObserver {
       handedOn++;
       if (++this.#sinceProof === proofEvery) link.prove().catch(() => {}); // a failed proof ends the link
       if (busy) await busy;
-      if (handedOn % SLICE_ROWS === 0 && performance.now() > sliceEnd) {
+      if (slice.isOver()) {
         observer.handedOn('notify', handedOn);
         handedOn = 0;
-        await nextTurn();
-        sliceEnd = performance.now() + SLICE_MS;
+        await slice.next();
       }
     }
     observer.handedOn('notify', handedOn);
@@ -307,7 +303,7 @@ export class Feed<Row extends LogRow> implements ProofObserver {
     ended: AbortSignal,
   ): Promise<void> => {
     const { handOn, observer } = this.#options;
-    let sliceEnd = performance.now() + SLICE_MS;
+    const slice = new Slice();
     let given = 0;
     for (let at = 0; at < payloads.length && !ended.aborted; at++) {
       let row = this.#parse(payloads[at]!);
@@ -325,10 +321,7 @@ export class Feed<Row extends LogRow> implements ProofObserver {
       const busy = handOn.give(row as Row);
       given++;
       if (busy) await busy;
-      if (given % SLICE_ROWS === 0 && performance.now() > sliceEnd) {
-        await nextTurn();
-        sliceEnd = performance.now() + SLICE_MS;
-      }
+      if (slice.isOver()) await slice.next();
     }
     observer.handedOn('catch_up', given);
   };

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff, type Logger } from '@pg-signals/runtime';
 import pg, { type Notification, type Pool, type PoolClient } from 'pg';
-import { acquire, discard, type Query, queryOn } from './database.ts';
+import { acquire, discard, discardIdle, type Query, queryOn } from './database.ts';
 import { untilDurable } from './position.ts';
 import { ProofError, type ProofObserver, Prover } from './proof.ts';
 
@@ -96,6 +96,7 @@ export class Linker {
           await sleep(retryMs, undefined, { signal }).catch(() => {});
           attempt = 0;
         } else {
+          await discardIdle(this.#options.pool).catch(() => {}); // a new one may fail too: the next attempt tells
           const delay = backoff(Math.max(attempt, 1));
           logger.warn('Not listening, connecting again', { reason, delay_ms: delay, attempt: attempt + 1 });
           await sleep(delay, undefined, { signal }).catch(() => {});

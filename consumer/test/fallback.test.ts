@@ -200,6 +200,30 @@ describe('on a standby', () => {
     await promoted.end();
   });
 
+  test('moved to a standby that lags behind, it repeats nothing when that comes level', async () => {
+    const { url, switchTo, close } = await startSwitch();
+    const listener = start(url);
+    await listener.logged('Starting listener');
+    const lagging = await Writer.connect(standby.url);
+    await caughtUp();
+    await lagging.client.query('SELECT pg_wal_replay_pause()');
+    for (let round = 0; round < 20; round++) await writer.insert(1);
+    await listener.received(20);
+    switchTo(standby.port);
+    await listener.logged('Reading the table');
+    const enough = listener.reads + 3;
+    await listener.until(() => listener.reads >= enough);
+    await lagging.client.query('SELECT pg_wal_replay_resume()');
+    const more = await writer.insert(5);
+    await listener.received(25);
+    expect(listener.ids.slice(20)).toEqual(more);
+    expect(listener.log).not.toContain('reading again from a safe point');
+    await lagging.end();
+    await listener.stop();
+    running = [];
+    close();
+  });
+
   test('after a failover that lost nothing the position holds: every signal once', async () => {
     const { url, switchTo, close } = await startSwitch();
     const listener = start(url);

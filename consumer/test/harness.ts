@@ -3,6 +3,7 @@ import { createPool, type Signal } from '@pg-signals/db';
 import { createLogger } from '@pg-signals/runtime';
 import pg from 'pg';
 import { onTestFailed } from 'vitest';
+import type { FeedObserver } from '../src/feed.ts';
 import { Listener, type ListenerOptions, type SignalCallback } from '../src/index.ts';
 
 /** Resolves when a condition holds, which is looked at after each event that `changed` tells of. */
@@ -27,12 +28,14 @@ export interface TestListener {
   readonly pool: pg.Pool;
   readonly signals: Signal[];
   readonly ids: number[];
+  /** Pages of the table that were handed on, empty ones too. */
+  reads: number;
   /** Markers that came back while live. */
   proofs: number;
   log: string;
   /** Resolves when the log has this text. */
   logged(text: string | RegExp, times?: number): Promise<void>;
-  /** Resolves when a condition holds, which is looked at after each signal, proof and line of the log. */
+  /** Resolves when a condition holds, which is looked at after each signal, read, proof and line of the log. */
   until(holds: () => boolean): Promise<void>;
   /** Resolves when so many signals were handed on. */
   received(count: number): Promise<void>;
@@ -68,6 +71,7 @@ export function startListener({
     pool,
     signals: [],
     ids: [],
+    reads: 0,
     proofs: 0,
     log: '',
     logged: (text, times = 1) =>
@@ -83,6 +87,11 @@ export function startListener({
   const delivered = (ms: number) => {
     started.proofs++;
     observer?.delivered?.(ms);
+    condition.changed();
+  };
+  const handedOn: FeedObserver['handedOn'] = (source, rows) => {
+    if (source === 'catch_up') started.reads++;
+    observer?.handedOn?.(source, rows);
     condition.changed();
   };
   const logger = createLogger({
@@ -101,7 +110,7 @@ export function startListener({
       pollMs: 20,
       retryMs: 100,
       ...options,
-      observer: { ...observer, delivered },
+      observer: { ...observer, delivered, handedOn },
     },
     (signal) => {
       started.signals.push(signal);

@@ -13,6 +13,10 @@ const fail = (line: string) => {
 const reasonOf = (error: unknown) =>
   error instanceof AggregateError ? error.errors.map(String).join('; ') : (error as Error).message || String(error);
 
+if (process.argv.length > 2) {
+  fail(`npm run migrate takes no arguments, got ${process.argv.slice(2).join(' ')}`);
+  process.exit();
+}
 loadDotenv({ quiet: true });
 const settings = databaseSettings({}).safeParse(process.env);
 if (settings.success) {

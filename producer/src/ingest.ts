@@ -1,6 +1,6 @@
 /** POST /ingest: a request in, committed rows out. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { hasBody, Problem } from '@pg-signals/runtime';
+import { Problem } from '@pg-signals/runtime';
 import { ingestLines } from './ingestLines.ts';
 import { toIngestProblem } from './ingestProblem.ts';
 import { PublishError } from './publishError.ts';
@@ -34,7 +34,7 @@ export function createIngest(options: IngestOptions): Ingest {
   return async (request, response) => {
     const type = mediaType(request);
     const key = idempotencyKey(request);
-    if (type === LINES_TYPE && hasBody(request)) {
+    if (type === LINES_TYPE) {
       if (key !== undefined)
         throw new Problem(400, 'In NDJSON each line has its own "key"; Idempotency-Key has no place.');
       const lines = { publisher, maxBatch, maxLine: maxBody, maxUnpacked, timeoutMs };

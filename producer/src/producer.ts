@@ -80,15 +80,16 @@ function inFrontOf(app: RequestListener, ingest: Ingest, logger: Logger): Reques
 /** @throws {Error} whose message says what keeps signals from being inserted. */
 async function canInsert(pool: pg.Pool): Promise<void> {
   const { rows } = await pool
-    .query<{ standby: boolean; granted: boolean | null; hasKeys: boolean }>(
-      `SELECT pg_is_in_recovery() AS standby, has_table_privilege(to_regclass('signals'), 'INSERT') AS granted,
+    .query<{ readOnly: boolean; standby: boolean; granted: boolean | null; hasKeys: boolean }>(
+      `SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS "readOnly", has_table_privilege(to_regclass('signals'), 'INSERT') AS granted,
           to_regclass('signal_keys') IS NOT NULL AS "hasKeys"`,
     )
     .catch((cause: Error) => {
       throw new Error(`The database does not answer: ${cause.message || cause}`, { cause });
     });
-  const { standby, granted, hasKeys } = rows[0]!;
+  const { readOnly, standby, granted, hasKeys } = rows[0]!;
   if (standby) throw new Error('The database is a standby, which takes no writes: connect to its primary.');
+  if (readOnly) throw new Error('The database takes no writes from this user: default_transaction_read_only is on.');
   if (granted === null) throw new Error('The table signals is missing: run npm run migrate.');
   if (!hasKeys) throw new Error('The table signal_keys is missing: run npm run migrate.');
   if (!granted) throw new Error('The database user may not insert into signals: GRANT INSERT ON signals.');

@@ -14,4 +14,4 @@ export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
 export { createMetrics } from './metrics.ts';
 export { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 export { type RunOptions, runService, type Service, STOP } from './service.ts';
-export { commonVariables, port, readSettings, SettingsError } from './settings.ts';
+export { commonVariables, milliseconds, port, readSettings, SettingsError, wholeNumber } from './settings.ts';

@@ -2,16 +2,30 @@
 import { config as loadDotenv } from 'dotenv';
 import { z } from 'zod';
 
+/** A whole number in decimal digits, with a default; what else stands there is refused by name. */
+export function wholeNumber(byDefault: number, { min = 1, max = Number.MAX_SAFE_INTEGER } = {}) {
+  const error = `expected a whole number ${max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`}`;
+  return z
+    .string({ error })
+    .regex(/^\d{1,16}$/, { error })
+    .transform(Number)
+    .refine((value) => value >= min && value <= max, { error })
+    .default(byDefault);
+}
+
+/** A time in ms, with a default; Node's timers take no more than 2^31 - 1 and make 1 ms of it. */
+export const milliseconds = (byDefault: number) => wholeNumber(byDefault, { max: 2 ** 31 - 1 });
+
 /** The variables that every service takes; each room adds its own. */
 export const commonVariables = {
   LOG_LEVEL: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
   LOG_FORMAT: z.enum(['text', 'json']).default('text'),
   /** How long a stop may take before the process ends with code 1. */
-  SHUTDOWN_TIMEOUT_MS: z.coerce.number().int().min(1).default(10_000),
+  SHUTDOWN_TIMEOUT_MS: milliseconds(10_000),
 };
 
 /** The variable `PORT` with a default; 0 takes a free one. */
-export const port = (byDefault: number) => z.coerce.number().int().min(0).max(65_535).default(byDefault);
+export const port = (byDefault: number) => wholeNumber(byDefault, { min: 0, max: 65_535 });
 
 /** Settings that can't be used. Its message is for the person who starts the service: a line for each variable. */
 export class SettingsError extends Error {
@@ -28,7 +42,7 @@ export function readSettings<T extends z.ZodType>(
   schema: T,
   environment: NodeJS.ProcessEnv = loadEnvironment(),
 ): z.infer<T> {
-  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value?.trim() !== ''));
   const result = schema.safeParse(given);
   if (result.success) return result.data;
   throw new SettingsError(

@@ -16,7 +16,7 @@ test('what is not set has its default, and an empty variable counts as not set',
 
 test('every wrong or missing variable is named at once, with what was expected and what came', () => {
   const read = () => readSettings(schema, { PORT: 'eighty', LOG_LEVEL: 'loud', LOG_FORMAT: 'json' });
-  expect(read).toThrow(/PORT: expected number.*, got "eighty"/);
+  expect(read).toThrow(/PORT: expected a whole number from 0 to 65535, got "eighty"/);
   expect(read).toThrow(/LOG_LEVEL: expected one of "error"\|"warn"\|"info"\|"debug", got "loud"/);
   expect(read).toThrow(/SECRET_URL: .*, but it is missing/);
 });

@@ -1,6 +1,6 @@
 /** `npm run send`: one signal, or a file of them, to a producer. */
 import { randomUUID } from 'node:crypto';
-import { createReadStream, statSync } from 'node:fs';
+import { createReadStream, existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { keyedChunks } from './keyedLines.ts';
@@ -14,6 +14,7 @@ const retry = (say: (line: string) => void) => (reason: string, delayMs: number)
 
 /** @returns the exit code. */
 async function main(): Promise<number> {
+  if (existsSync('.env')) process.loadEnvFile();
   const options = readOptions(process.argv.slice(2));
   if (!options) {
     process.stdout.write(USAGE);

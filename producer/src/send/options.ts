@@ -34,14 +34,22 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   const { values } = parse(args);
   if (values.help) return undefined;
   const url = values.url ?? `http://localhost:${environment.PORT || 8080}/ingest`;
-  if (!URL.canParse(url)) throw new UsageError(`--url: expected a URL, got ${url}`);
+  if (!/^https?:\/\//.test(url) || !URL.canParse(url)) {
+    throw new UsageError(`--url: expected http://host:port/ingest, got ${url}`);
+  }
   const batch = Number(values.batch ?? 5_000);
   if (!Number.isInteger(batch) || batch < 1)
     throw new UsageError(`--batch: expected a whole number, got ${values.batch}`);
+  if (values.id !== undefined && !/^[\x21-\x7e]{1,255}$/.test(values.id)) {
+    throw new UsageError('--id: expected 1 to 255 visible ASCII characters');
+  }
   const common = { url, batch, id: values.id };
   const { file, name, value } = values;
   if (file !== undefined) {
-    if (name !== undefined || value !== undefined) throw new UsageError('expected --file, or --name and --value');
+    for (const other of ['name', 'value', 'timestamp', 'attributes'] as const) {
+      if (values[other] !== undefined)
+        throw new UsageError(`expected --file, or --name and --value: --${other} is no option of a file`);
+    }
     return { ...common, what: { file } };
   }
   if (name === undefined || value === undefined) throw new UsageError('expected --name and --value, or --file');

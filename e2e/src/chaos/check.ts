@@ -1,0 +1,101 @@
+/** Compares what was committed with what one consumer handed on. Pure: the table and the deliveries come in as data. */
+
+/** A row of the table at the end of a run. */
+export interface CommittedRow {
+  readonly id: number;
+  readonly xid: string;
+  readonly digest: number;
+  /** When its COMMIT returned, in ms; unknown where the answer was lost. */
+  readonly committedAt: number | undefined;
+  /** Whether no fault, nor the repair after one, was near its commit. */
+  readonly calm: boolean;
+}
+
+/** A signal that a consumer handed on. */
+export interface Delivery {
+  readonly id: number;
+  /** In ms, on the same clock. */
+  readonly at: number;
+  /** 0 where only the row's id was told. */
+  readonly digest: number;
+}
+
+export type Violation = 'missing' | 'duplicated' | 'invented' | 'out of order' | 'without values' | 'late';
+
+export interface Verdict {
+  /** Distinct committed rows that were handed on. */
+  delivered: number;
+  /** How often each rule was broken; 0 everywhere is a pass. */
+  violations: Record<Violation, number>;
+  /** The first few of each kind. */
+  examples: Example[];
+  /** From commit to delivery of the rows committed in calm, ascending, in ms. */
+  calmDelays: number[];
+  /** The longest from commit to delivery of any row, in ms. */
+  longestDelay: number;
+}
+
+export interface Example {
+  readonly violation: Violation;
+  readonly id: number;
+  readonly xid: string | undefined;
+  readonly committedAt: number | undefined;
+  readonly deliveredAt: number | undefined;
+}
+
+const EXAMPLES_OF_A_KIND = 3;
+
+/**
+ * - `missing`: committed, never handed on;
+ * - `duplicated`: handed on again, counted each time;
+ * - `invented`: not in the table, so never committed, or with other values than the table has;
+ * - `out of order`: after a row of the same transaction with a higher id;
+ * - `without values`: only its id was told;
+ * - `late`: committed in calm, yet handed on later than `lateAfterMs` after its commit.
+ */
+export function check(committed: Iterable<CommittedRow>, deliveries: Iterable<Delivery>, lateAfterMs: number): Verdict {
+  const missing = new Map<number, CommittedRow>();
+  for (const row of committed) missing.set(row.id, row);
+  const rows = new Map(missing);
+  const lastOfTransaction = new Map<string, number>();
+  const verdict: Verdict = {
+    delivered: 0,
+    violations: { missing: 0, duplicated: 0, invented: 0, 'out of order': 0, 'without values': 0, late: 0 },
+    examples: [],
+    calmDelays: [],
+    longestDelay: 0,
+  };
+  const violation = (kind: Violation, id: number, row?: CommittedRow, delivery?: Delivery) => {
+    if (++verdict.violations[kind] > EXAMPLES_OF_A_KIND) return;
+    const { xid, committedAt } = row ?? {};
+    verdict.examples.push({ violation: kind, id, xid, committedAt, deliveredAt: delivery?.at });
+  };
+
+  for (const delivery of deliveries) {
+    const { id, at, digest } = delivery;
+    const row = rows.get(id);
+    if (!row) {
+      violation('invented', id, row, delivery);
+      continue;
+    }
+    if (digest === 0) violation('without values', id, row, delivery);
+    else if (digest !== row.digest) violation('invented', id, row, delivery);
+    if (!missing.delete(id)) {
+      violation('duplicated', id, row, delivery);
+      continue;
+    }
+    verdict.delivered++;
+    if ((lastOfTransaction.get(row.xid) ?? 0) > id) violation('out of order', id, row, delivery);
+    else lastOfTransaction.set(row.xid, id);
+    if (row.committedAt === undefined) continue;
+    // It may arrive before the writer hears of its own commit.
+    const delay = Math.max(0, at - row.committedAt);
+    verdict.longestDelay = Math.max(verdict.longestDelay, delay);
+    if (!row.calm) continue;
+    verdict.calmDelays.push(delay);
+    if (delay > lateAfterMs) violation('late', id, row, delivery);
+  }
+  for (const row of missing.values()) violation('missing', row.id, row);
+  verdict.calmDelays.sort((a, b) => a - b);
+  return verdict;
+}

@@ -1,0 +1,117 @@
+/** One consumer under test, seen from the checker: its process, its proxy, and all that it handed on. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { FaultyProxy } from '@pg-signals/db/faulty-proxy';
+import type { Delivery } from './check.ts';
+import type { Deliveries, FromConsumer, ToConsumer } from './consumers/messages.ts';
+
+const PROGRAM = fileURLToPath(new URL('./consumers/process.ts', import.meta.url));
+/** After what time a supervisor starts a process again. */
+const RESTART_MS = 500;
+const STOP_DEADLINE_MS = 5_000;
+
+export type ConsumerKind = 'ours' | 'pg-listen' | 'postgres' | 'pg';
+
+export interface ConsumerOptions {
+  readonly kind: ConsumerKind;
+  readonly name: string;
+  /** Consumers of one lane are hit by the same faults at the same time. */
+  readonly lane: number;
+  /** The server's; the consumer gets it with the port of its proxy. */
+  readonly url: string;
+  readonly onLog: (name: string, lines: string) => void;
+}
+
+export class Consumer {
+  readonly kind: ConsumerKind;
+  readonly name: string;
+  readonly lane: number;
+  readonly proxy: FaultyProxy;
+  readonly #options: ConsumerOptions;
+  readonly #listening = Promise.withResolvers<void>();
+  readonly #chunks: Deliveries[] = [];
+  #child: ChildProcess | undefined;
+  #stopping = false;
+  /** How many deliveries came, duplicates included. */
+  received = 0;
+  /** Why its process ended by itself, each time. */
+  readonly ends: string[] = [];
+
+  constructor(options: ConsumerOptions) {
+    this.kind = options.kind;
+    this.name = options.name;
+    this.lane = options.lane;
+    this.proxy = new FaultyProxy(Number(new URL(options.url).port));
+    this.#options = options;
+  }
+
+  /** What `pg_stat_activity` calls its connections. */
+  get applicationName(): string {
+    return `chaos consumer ${this.name}`;
+  }
+
+  /** Resolves when it listens. */
+  async start(): Promise<void> {
+    await this.proxy.start();
+    this.#spawn();
+    await this.#listening.promise;
+  }
+
+  tell(message: ToConsumer): void {
+    if (this.#child?.connected) this.#child.send(message, () => {}); // one that just ended can't be told
+  }
+
+  /** Everything handed on so far, in order. */
+  *deliveries(): Generator<Delivery> {
+    for (const { ids, at, digests } of this.#chunks) {
+      for (let i = 0; i < ids.length; i++) yield { id: ids[i]!, at: at[i]!, digest: digests[i]! };
+    }
+  }
+
+  /** Ends the process in an orderly way, after a deadline by force. Its last deliveries have come when this resolves. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    const child = this.#child;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const force = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
+    this.tell({ type: 'stop' });
+    await once(child, 'close');
+    clearTimeout(force);
+  }
+
+  /** Ends everything at once. */
+  close(): void {
+    this.#stopping = true;
+    this.#child?.kill('SIGKILL');
+    this.proxy.close();
+  }
+
+  #spawn(): void {
+    const url = new URL(this.#options.url);
+    url.port = String(this.proxy.port);
+    const child = fork(PROGRAM, [this.kind, this.applicationName, url.href], {
+      serialization: 'advanced',
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    });
+    this.#child = child;
+    let errors = '';
+    child.stderr!.on('data', (chunk) => {
+      errors = (errors + chunk).slice(-2_000);
+    });
+    child.on('message', (message: FromConsumer) => {
+      if (message.type === 'listening') this.#listening.resolve();
+      if (message.type === 'log') this.#options.onLog(this.name, message.lines);
+      if (message.type !== 'deliveries') return;
+      this.received += message.ids.length;
+      this.#chunks.push(message);
+    });
+    child.on('close', (code, signal) => {
+      if (this.#stopping) return;
+      this.ends.push(errors.trim() || `ended with ${signal ?? `code ${code}`}`);
+      // Ours must not end, so it stays as it is. A rival gets the supervisor that its documentation counts on.
+      if (this.kind !== 'ours') setTimeout(() => this.#stopping || this.#spawn(), RESTART_MS);
+      else this.#listening.reject(new Error(`${this.name} ended before it listened: ${errors.trim()}`));
+    });
+  }
+}

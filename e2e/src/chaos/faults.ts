@@ -1,0 +1,177 @@
+/** Carries the faults out: against the server, against a consumer's network, against its process. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Way } from '@pg-signals/db/faulty-proxy';
+import type pg from 'pg';
+import { now } from './clock.ts';
+import type { Consumer } from './consumer.ts';
+import type { Fault, FaultKind } from './schedule.ts';
+import { type ChaosServer, isConnectionError } from './server.ts';
+import type { Writers } from './writers.ts';
+
+/** What faults can reach. */
+export interface Arena {
+  readonly server: ChaosServer;
+  readonly writers: Writers;
+  readonly consumers: readonly Consumer[];
+}
+
+/** A fault as it happened, on the clock of `now()`. */
+export interface Injected extends Fault {
+  readonly from: number;
+  readonly to: number;
+  /** How many backends it ended one by one, where that is what it does. */
+  readonly terminated: number | undefined;
+}
+
+/**
+ * Carries one fault out; resolves when it is over. One that had nothing to break, the server being down by another, is
+ * over at once.
+ */
+export async function inject(fault: Fault, arena: Arena): Promise<Injected> {
+  const from = now();
+  const hit = arena.consumers.filter(({ lane }) => fault.lane === 'all' || lane === fault.lane);
+  let terminated: number | undefined;
+  try {
+    terminated = (await CARRY_OUT[fault.kind](fault, hit, arena)) ?? undefined;
+  } catch (error) {
+    if (!isConnectionError(error)) throw error;
+  }
+  return { ...fault, from, to: now(), terminated };
+}
+
+// biome-ignore lint/suspicious/noConfusingVoidType: most have nothing to tell
+type CarryOut = (fault: Fault, hit: readonly Consumer[], arena: Arena) => Promise<number | void>;
+
+const CARRY_OUT: Record<FaultKind, CarryOut> = {
+  'terminate the listening backend': (_fault, hit, { server }) =>
+    withClient(server, (client) => terminate(client, hit, 'listening')),
+
+  'terminate the other backends': (_fault, hit, { server }) =>
+    withClient(server, (client) => terminate(client, hit, 'others')),
+
+  'terminate all backends in a loop': ({ forMs }, hit, { server }) =>
+    withClient(server, async (client) => {
+      let terminated = 0;
+      for (const end = now() + forMs; now() < end; await sleep(20)) terminated += await terminate(client, hit, 'all');
+      return terminated;
+    }),
+
+  'cut the connections': async (_fault, hit) => {
+    for (const { proxy } of hit) proxy.cut();
+  },
+  'silence both ways': ({ forMs }, hit) => block(hit, forMs, 'toServer', 'toClient'),
+  'silence towards the client': ({ forMs }, hit) => block(hit, forMs, 'toClient'),
+  'silence towards the server': ({ forMs }, hit) => block(hit, forMs, 'toServer'),
+  'half-open connections': async (_fault, hit) => {
+    for (const { proxy } of hit) proxy.forget();
+  },
+  'slow network': async ({ forMs }, hit) => {
+    const restore = hit.map(({ proxy }) => proxy.slow(100));
+    await sleep(forMs);
+    for (const undo of restore) undo();
+  },
+  'accept and never answer': async ({ forMs }, hit) => {
+    const over = block(hit, forMs, 'connect');
+    for (const { proxy } of hit) proxy.cut();
+    await over;
+  },
+
+  'slow callback in a burst': async ({ forMs, rows }, hit, { writers }) => {
+    for (const consumer of hit) consumer.tell({ type: 'hold', ms: forMs });
+    await Promise.all([sleep(forMs), writers.burst(rows)]);
+  },
+
+  'frozen process in a burst': async ({ forMs, rows }, hit, { writers }) => {
+    for (const consumer of hit) consumer.tell({ type: 'freeze', ms: forMs });
+    await Promise.all([sleep(forMs), writers.burst(rows)]);
+  },
+
+  'too many connections': async ({ forMs }, hit, { server }) => {
+    const end = now() + forMs;
+    const taken: pg.Client[] = [];
+    const takeAll = async () => {
+      while (now() < end) {
+        const client = await server.connect('filler').catch(() => sleep(20)); // full, for now
+        if (client) taken.push(client);
+      }
+    };
+    const filling = Promise.all([takeAll(), takeAll(), takeAll(), takeAll()]);
+    await sleep(Math.min(500, forMs / 2));
+    for (const { proxy } of hit) proxy.cut();
+    await filling;
+    await Promise.all(taken.map((client) => client.end()));
+  },
+
+  'crash of the server': ({ forMs }, _hit, { server }) => server.bounce('immediate', forMs),
+  'restart of the server': ({ forMs }, _hit, { server }) => server.bounce('fast', forMs),
+
+  // A rolled-back transaction leaves nothing that a crash must not lose, its id included: right after the restart, other
+  // transactions get the same ids. A position that counts them as seen skips those, if the writers are back first.
+  'crash after rollbacks': async ({ forMs }, hit, { server, writers }) => {
+    const resume = await writers.pause();
+    let out: Promise<void> | undefined;
+    try {
+      await withClient(server, async (client) => {
+        for (const end = now() + forMs; now() < end; ) {
+          await client.query(
+            `BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`,
+          );
+        }
+      });
+      out = block(hit, 1_500, 'connect');
+      await server.bounce('immediate', 0);
+    } finally {
+      resume();
+    }
+    await out;
+  },
+
+  // The consumers are kept out while many rows are written, let in, and lose the server while they read those.
+  'crash in a catch-up': async ({ forMs, rows }, hit, { server, writers }) => {
+    const out = block(hit, forMs, 'connect');
+    for (const { proxy } of hit) proxy.cut();
+    await Promise.all([out, writers.burst(rows)]);
+    await sleep(rows % 400);
+    await server.bounce('immediate', 0);
+  },
+
+  // The postmaster lives on: it ends all other backends, recovers, and looks as if it had never been away.
+  'crash of one backend': (_fault, hit, { server }) =>
+    withClient(server, async (client) => {
+      const { rows } = await client.query<{ pid: number }>(
+        'SELECT pid FROM pg_stat_activity WHERE application_name = ANY($1) LIMIT 1',
+        [names(hit)],
+      );
+      if (rows[0]) process.kill(rows[0].pid, 'SIGKILL');
+    }),
+};
+
+/** A backend that listens is known by its last query: nothing else in the server shows it to others. */
+async function terminate(client: pg.Client, hit: readonly Consumer[], which: keyof typeof WHICH): Promise<number> {
+  const { rowCount } = await client.query(
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY($1) AND ${WHICH[which]}`,
+    [names(hit)],
+  );
+  return rowCount ?? 0;
+}
+
+const WHICH = { listening: `query ~* '^\\s*listen'`, others: `query !~* '^\\s*listen'`, all: 'true' };
+
+function names(hit: readonly Consumer[]): string[] {
+  return hit.map(({ applicationName }) => applicationName);
+}
+
+async function block(hit: readonly Consumer[], forMs: number, ...ways: Way[]): Promise<void> {
+  const unblock = hit.map(({ proxy }) => proxy.block(...ways));
+  await sleep(forMs);
+  for (const open of unblock) open();
+}
+
+async function withClient<T>(server: ChaosServer, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = await server.connect('faults');
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}

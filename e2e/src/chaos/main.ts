@@ -1,0 +1,65 @@
+/**
+ * The checker, `make chaos`: breaks connections, servers and processes on purpose and proves that every committed signal
+ * was handed on exactly once. Exit code 1 where ours broke a rule.
+ *
+ * SEED replays a run's decisions; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run; RIVALS=1 or
+ * 0 says whether other clients meet the same faults (from 60 s on they do by default); CHAOS_VERBOSE=1 tells each fault
+ * and every log line of ours as it happens.
+ */
+import { randomInt } from 'node:crypto';
+import { lane, report } from './report.ts';
+import { run } from './run.ts';
+
+const SLACK_S = 120;
+
+const seed = process.env.SEED || String(randomInt(2 ** 32));
+const seconds = wholeNumber('SECONDS', 60, 5);
+const consumers = wholeNumber('CONSUMERS', 3, 1);
+const rivals = wholeNumber('RIVALS', seconds >= 60 ? 1 : 0, 0) > 0;
+const verbose = wholeNumber('CHAOS_VERBOSE', 0, 0) > 0;
+const replay = `SEED=${seed} SECONDS=${seconds} CONSUMERS=${consumers} make chaos`;
+
+class BrokenOff extends Error {}
+
+const interrupted = Promise.withResolvers<never>();
+interrupted.promise.catch(() => {});
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => interrupted.reject(new BrokenOff(`broken off by ${signal}`)));
+}
+process.on('uncaughtException', (error) => interrupted.reject(error));
+setTimeout(() => interrupted.reject(new BrokenOff('it hangs: far past its time')), (seconds + SLACK_S) * 1_000).unref();
+
+console.log(`chaos: ${seconds} s, ${consumers} of ours${rivals ? ' and the rivals' : ''}; to replay: ${replay}`);
+try {
+  const outcome = await run(
+    {
+      seed,
+      seconds,
+      consumers,
+      rivals,
+      onFault: (atMs, fault) => {
+        if (!verbose) return;
+        const length = ((fault.to - fault.from) / 1_000).toFixed(3);
+        const terminated = fault.terminated === undefined ? '' : `, ${fault.terminated} terminated`;
+        console.log(`+${(atMs / 1_000).toFixed(3)} s  ${fault.kind}, lane ${lane(fault)}, ${length} s${terminated}`);
+      },
+      onLog: (name, lines) => verbose && process.stdout.write(lines.replace(/^(?=.)/gm, `${name}: `)),
+    },
+    interrupted.promise,
+  );
+  const { text, passed } = report(outcome, seconds);
+  console.log(text);
+  console.log(passed ? '\nPASSED' : `\nFAILED; to replay: ${replay}`);
+  process.exit(passed ? 0 : 1);
+} catch (error) {
+  const { message, stack } = error as Error;
+  console.error(`\nNo verdict: ${error instanceof BrokenOff ? message : stack}\nto replay: ${replay}`);
+  process.exit(1);
+}
+
+function wholeNumber(name: string, byDefault: number, least: number): number {
+  const value = Number(process.env[name] || byDefault);
+  if (Number.isInteger(value) && value >= least) return value;
+  console.error(`${name}: expected a whole number from ${least} on, got ${JSON.stringify(process.env[name])}`);
+  process.exit(1);
+}

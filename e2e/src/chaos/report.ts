@@ -1,0 +1,108 @@
+/** Prints what a run found, for people: faults, a line per consumer, and what each violation was. */
+import { LEAD_MS, SETTLE_MS } from './calm.ts';
+import type { Example, Verdict, Violation } from './check.ts';
+import type { Injected } from './faults.ts';
+import { LATE_AFTER_MS, type Outcome } from './run.ts';
+
+const VIOLATIONS: readonly Violation[] = [
+  'missing',
+  'duplicated',
+  'invented',
+  'out of order',
+  'without values',
+  'late',
+];
+
+/** What a run without a fault, or a shorter one, says of a rival is nothing. */
+const RIVAL_MUST_LOSE_AFTER_S = 30;
+
+/** @returns the text and whether ours kept every rule. */
+export function report(outcome: Outcome, seconds: number): { text: string; passed: boolean } {
+  const { rows, transactions, faults, results } = outcome;
+  const lines = [
+    '',
+    `${count(rows)} rows committed in ${count(transactions)} transactions; ${faults.length} faults:`,
+    ...countKinds(faults),
+    '',
+    ...table([
+      ['consumer', 'delivered', ...VIOLATIONS, 'ended', 'calm p50 ms', 'p99', 'longest', 'longest of all ms'],
+      ...results.map(({ consumer, verdict }) => [
+        consumer.name,
+        count(verdict.delivered),
+        ...VIOLATIONS.map((kind) => count(verdict.violations[kind])),
+        count(consumer.ends.length),
+        ms(percentile(verdict.calmDelays, 0.5)),
+        ms(percentile(verdict.calmDelays, 0.99)),
+        ms(verdict.calmDelays.at(-1)),
+        ms(verdict.longestDelay),
+      ]),
+    ]),
+    '',
+    `calm: from commit to delivery of rows committed ${SETTLE_MS / 1_000} s or more after a fault and ${LEAD_MS / 1_000} s or more before the next;`,
+    `late: over ${LATE_AFTER_MS / 1_000} s in calm; ended: how often the process ended by itself`,
+  ];
+  if (outcome.lostByServer > 0) {
+    lines.push('', `The server lost ${outcome.lostByServer} transactions whose commit it had confirmed: no verdict.`);
+  }
+  let passed = outcome.lostByServer === 0;
+  for (const { consumer, verdict } of results) {
+    if (consumer.kind === 'ours') {
+      if (!isClean(verdict) || consumer.ends.length > 0) passed = false;
+      for (const example of verdict.examples) lines.push(`${consumer.name}: ${describe(example, outcome)}`);
+      for (const end of consumer.ends) lines.push(`${consumer.name} ended: ${end}`);
+    } else if (verdict.violations.missing === 0 && seconds >= RIVAL_MUST_LOSE_AFTER_S && faults.length > 0) {
+      lines.push(
+        `WARNING: ${consumer.name} lost NOTHING. A checker that finds nothing in a rival is not sharp enough.`,
+      );
+    }
+  }
+  return { text: lines.join('\n'), passed };
+}
+
+function isClean(verdict: Verdict): boolean {
+  return Object.values(verdict.violations).every((times) => times === 0);
+}
+
+function countKinds(faults: readonly Injected[]): string[] {
+  const kinds = Map.groupBy(faults, ({ kind }) => kind);
+  return [...kinds].sort().map(([kind, { length }]) => `  ${String(length).padStart(3)} ${kind}`);
+}
+
+/** One violation, with what was broken around its commit. */
+function describe({ violation, id, xid, committedAt, deliveredAt }: Example, { startedAt, faults }: Outcome): string {
+  const time = (at: number) => `+${((at - startedAt) / 1_000).toFixed(3)} s`;
+  const parts = [`${violation}: id ${id}`];
+  if (xid !== undefined) parts.push(`transaction ${xid}`);
+  if (committedAt !== undefined) {
+    parts.push(`committed ${time(committedAt)}`);
+    const last = faults.filter(({ from }) => from <= committedAt).sort((a, b) => b.from - a.from)[0];
+    if (last) parts.push(`last fault "${last.kind}", lane ${lane(last)}, ${time(last.from)} to ${time(last.to)}`);
+  }
+  if (deliveredAt !== undefined) parts.push(`delivered ${time(deliveredAt)}`);
+  return parts.join(', ');
+}
+
+/** Lanes are counted from 1, like the consumers in them. */
+export function lane(fault: Injected): string {
+  return fault.lane === 'all' ? 'all' : String(fault.lane + 1);
+}
+
+/** The first column to the left, figures to the right. */
+function table(rows: readonly string[][]): string[] {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows.map((row) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '),
+  );
+}
+
+function percentile(ascending: readonly number[], share: number): number | undefined {
+  return ascending[Math.min(ascending.length - 1, Math.floor(ascending.length * share))];
+}
+
+function count(value: number): string {
+  return value.toLocaleString('en-US');
+}
+
+function ms(value: number | undefined): string {
+  return value === undefined ? '-' : count(Math.round(value));
+}

@@ -1,0 +1,149 @@
+/** One run from its seed to its outcome: server, consumers, writers, faults, the wait, the comparison. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { migrate } from '@pg-signals/db/migrate';
+import { calmSpans } from './calm.ts';
+import { check, type Verdict } from './check.ts';
+import { now } from './clock.ts';
+import { Consumer, type ConsumerKind, type ConsumerOptions } from './consumer.ts';
+import { type Arena, type Injected, inject } from './faults.ts';
+import { drawSchedule } from './schedule.ts';
+import { ChaosServer } from './server.ts';
+import { readTable } from './table.ts';
+import { Writers } from './writers.ts';
+
+const WRITERS = 10;
+const RIVALS: readonly ConsumerKind[] = ['pg-listen', 'postgres', 'pg'];
+const LISTEN_DEADLINE_MS = 60_000;
+/** How long ours may take, after the last commit, until they have everything. */
+const DRAIN_DEADLINE_MS = 30_000;
+/** How long all stay connected after that: a late duplicate is to be seen. */
+const AFTERMATH_MS = 1_000;
+/** The longest backoff before an attempt to connect is 30 s; what comes later than that and a proof was forgotten. */
+export const LATE_AFTER_MS = 35_000;
+
+export interface RunSettings {
+  readonly seed: string;
+  readonly seconds: number;
+  readonly consumers: number;
+  readonly rivals: boolean;
+  /** Told as it happens: each fault with its time, and the consumers' own logs. */
+  readonly onFault: (atMs: number, fault: Injected) => void;
+  readonly onLog: ConsumerOptions['onLog'];
+}
+
+export interface Outcome {
+  readonly startedAt: number;
+  readonly rows: number;
+  readonly transactions: number;
+  /** Transactions whose COMMIT was confirmed and that the table lacks: the server's fault, and the run proves nothing. */
+  readonly lostByServer: number;
+  readonly faults: readonly Injected[];
+  readonly results: readonly { readonly consumer: Consumer; readonly verdict: Verdict }[];
+}
+
+/**
+ * Runs once. Nothing is left behind, neither process nor file, however it ends.
+ *
+ * @param interrupted rejects when the run is to be broken off.
+ */
+export async function run(settings: RunSettings, interrupted: Promise<never>): Promise<Outcome> {
+  await using cleanup = new AsyncDisposableStack();
+  return await Promise.race([conduct(settings, cleanup), interrupted]);
+}
+
+async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Promise<Outcome> {
+  const totalMs = settings.seconds * 1_000;
+  const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-chaos-'));
+  cleanup.defer(() => rmSync(directory, { recursive: true, force: true }));
+  // Ours take at most 4 connections each, a rival 2, and the checker's own the rest: few enough to be filled quickly.
+  const server = new ChaosServer(directory, 28 + 4 * settings.consumers);
+  cleanup.defer(() => server.close());
+  await server.start();
+  await migrate(server.url);
+
+  const consumers = createConsumers(settings, server.url);
+  for (const consumer of consumers) cleanup.defer(() => consumer.close());
+  await within(LISTEN_DEADLINE_MS, Promise.all(consumers.map((consumer) => consumer.start())), 'consumers to listen');
+
+  const writers = new Writers(server, settings.seed);
+  const startedAt = now();
+  const written = writers.run(WRITERS);
+  const faults: Injected[] = [];
+  await Promise.race([
+    Promise.all([
+      injectAll(settings, { server, writers, consumers }, startedAt, faults),
+      sleep(totalMs).then(() => writers.stop()),
+    ]),
+    written.then(() => new Promise<never>(() => {})), // only its failure counts here
+  ]);
+
+  const calm = calmSpans({ from: startedAt, to: now() }, faults);
+  const isCalm = (at: number) => calm.some(({ from, to }) => from <= at && at <= to);
+  const committed = await readTable(server, writers.committedAt, isCalm);
+  await drained(consumers, committed.length);
+  await Promise.all(consumers.map((consumer) => consumer.stop()));
+
+  const transactions = new Set(committed.map(({ xid }) => xid));
+  return {
+    startedAt,
+    rows: committed.length,
+    transactions: transactions.size,
+    lostByServer: [...writers.committedAt.keys()].filter((xid) => !transactions.has(xid)).length,
+    faults,
+    results: consumers.map((consumer) => ({
+      consumer,
+      verdict: check(committed, consumer.deliveries(), LATE_AFTER_MS),
+    })),
+  };
+}
+
+/** A lane for each of ours; the rivals share the first one, so that they meet what our first consumer meets. */
+function createConsumers({ consumers, rivals, onLog }: RunSettings, url: string): Consumer[] {
+  return [
+    ...Array.from({ length: consumers }, (_, lane) => ({ kind: 'ours' as const, name: `ours-${lane + 1}`, lane })),
+    ...(rivals ? RIVALS : []).map((kind) => ({ kind, name: kind, lane: 0 })),
+  ].map((options) => new Consumer({ ...options, url, onLog }));
+}
+
+async function injectAll(settings: RunSettings, arena: Arena, startedAt: number, faults: Injected[]): Promise<void> {
+  const schedule = drawSchedule(settings.seed, settings.seconds * 1_000, settings.consumers);
+  await Promise.all(
+    schedule.map(async (fault) => {
+      await sleep(Math.max(0, startedAt + fault.atMs - now()));
+      const injected = await inject(fault, arena);
+      faults.push(injected);
+      settings.onFault(injected.from - startedAt, injected);
+    }),
+  );
+}
+
+/** Waits until each of ours has as many rows as there are, or the deadline; then a little longer. */
+async function drained(consumers: readonly Consumer[], rows: number): Promise<void> {
+  const deadline = now() + DRAIN_DEADLINE_MS;
+  const ours = consumers.filter(({ kind }) => kind === 'ours');
+  while (now() < deadline && ours.some((consumer) => !hasAll(consumer, rows))) await sleep(200);
+  await sleep(AFTERMATH_MS);
+}
+
+function hasAll(consumer: Consumer, rows: number): boolean {
+  if (consumer.received < rows) return false;
+  const ids = new Set<number>();
+  for (const { id } of consumer.deliveries()) ids.add(id);
+  return ids.size >= rows;
+}
+
+async function within<T>(ms: number, work: Promise<T>, what: string): Promise<T> {
+  const timeout = new AbortController();
+  const late = sleep(ms, undefined, { signal: timeout.signal }).then(() => {
+    throw new Error(`Waited ${ms / 1_000} s for the ${what}`);
+  });
+  late.catch(() => {});
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    timeout.abort();
+  }
+}

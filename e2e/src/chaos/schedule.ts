@@ -1,0 +1,74 @@
+/** Which faults a run injects, and when: all of it drawn from the seed before the run begins. */
+import { Random } from './random.ts';
+
+/** How long a fault of each kind lasts, in ms, and whether it hits one lane or, being the server's, all. */
+const KINDS = {
+  'terminate the listening backend': { ms: [0, 0], scope: 'lane' },
+  'terminate the other backends': { ms: [0, 0], scope: 'lane' },
+  'terminate all backends in a loop': { ms: [1_000, 2_000], scope: 'lane' },
+  'cut the connections': { ms: [0, 0], scope: 'lane' },
+  'silence both ways': { ms: [1_000, 4_000], scope: 'lane' },
+  'silence towards the client': { ms: [1_000, 4_000], scope: 'lane' },
+  'silence towards the server': { ms: [1_000, 4_000], scope: 'lane' },
+  'half-open connections': { ms: [0, 0], scope: 'lane' },
+  'slow network': { ms: [1_000, 4_000], scope: 'lane' },
+  'accept and never answer': { ms: [1_000, 4_000], scope: 'lane' },
+  'slow callback in a burst': { ms: [1_000, 3_000], scope: 'lane' },
+  'frozen process in a burst': { ms: [1_000, 3_000], scope: 'lane' },
+  'too many connections': { ms: [1_000, 2_000], scope: 'server' },
+  'crash of the server': { ms: [0, 2_000], scope: 'server' },
+  'crash after rollbacks': { ms: [600, 1_200], scope: 'server' },
+  'crash in a catch-up': { ms: [700, 1_500], scope: 'server' },
+  'crash of one backend': { ms: [0, 0], scope: 'server' },
+  'restart of the server': { ms: [0, 2_000], scope: 'server' },
+} as const satisfies Record<string, { ms: readonly [number, number]; scope: 'lane' | 'server' }>;
+
+export type FaultKind = keyof typeof KINDS;
+export const FAULT_KINDS = Object.keys(KINDS) as FaultKind[];
+
+export interface Fault {
+  readonly kind: FaultKind;
+  /** When it begins, in ms since the writers began. */
+  readonly atMs: number;
+  readonly forMs: number;
+  /** Which consumers it hits. */
+  readonly lane: number | 'all';
+  /** How many rows are written meanwhile, where the fault has a burst. */
+  readonly rows: number;
+}
+
+/** The time without faults at the start and at the end of a run of so many ms. */
+export function quietEnds(totalMs: number): { headMs: number; tailMs: number } {
+  return { headMs: Math.min(3_000, totalMs / 10), tailMs: Math.min(6_000, totalMs / 3) };
+}
+
+/**
+ * Draws the faults of a run: rounds of one to three that overlap, then a gap, every fourth one long enough for all to
+ * settle. Every kind comes once before any comes again.
+ */
+export function drawSchedule(seed: string, totalMs: number, lanes: number): Fault[] {
+  const random = new Random(seed, 'faults');
+  const { headMs, tailMs } = quietEnds(totalMs);
+  const faults: Fault[] = [];
+  let deck: FaultKind[] = [];
+  let at = headMs;
+  for (let round = 1; ; round++) {
+    let roundEnd = at;
+    for (let count = random.int(1, 3); count > 0; count--) {
+      if (deck.length === 0) deck = random.shuffle(FAULT_KINDS);
+      const fault = drawFault(random, deck.pop()!, at + random.int(0, 1_500), lanes);
+      if (fault.atMs + fault.forMs > totalMs - tailMs) return faults.sort((a, b) => a.atMs - b.atMs);
+      faults.push(fault);
+      roundEnd = Math.max(roundEnd, fault.atMs + fault.forMs);
+    }
+    at = roundEnd + (round % 4 === 0 ? 6_000 : random.int(300, 2_500));
+  }
+}
+
+function drawFault(random: Random, kind: FaultKind, atMs: number, lanes: number): Fault {
+  const { ms, scope } = KINDS[kind];
+  const forMs = random.int(ms[0], ms[1]);
+  const everyone = random.chance(1 / 3) || scope === 'server';
+  const lane = random.int(0, lanes - 1);
+  return { kind, atMs, forMs, lane: everyone ? 'all' : lane, rows: random.int(2_000, 10_000) };
+}

@@ -1,0 +1,101 @@
+/** The comparison of `make chaos` finds each kind of violation, and nothing in a delivery that is right. */
+import { describe, expect, test } from 'vitest';
+import { type CommittedRow, check, type Delivery, type Violation } from '../src/chaos/check.ts';
+
+const LATE_AFTER_MS = 5_000;
+
+/** Rows 1 to 6 in three transactions, committed out of the order of their ids. */
+const committed: CommittedRow[] = [
+  row(1, '70', 300),
+  row(2, '71', 100),
+  row(3, '71', 100),
+  row(4, '72', 200),
+  row(5, '72', 200),
+  row(6, '70', 300),
+];
+const inOrder: Delivery[] = [2, 3, 4, 5, 1, 6].map((id) => deliver(id));
+
+describe('check', () => {
+  test('passes every row handed on once, transactions in the order of their commits', () => {
+    expect(found(inOrder)).toEqual({});
+    expect(check(committed, inOrder, LATE_AFTER_MS).delivered).toBe(6);
+  });
+
+  test('lets transactions mingle as long as each keeps the order of its own rows', () => {
+    expect(found([1, 2, 4, 6, 3, 5].map((id) => deliver(id)))).toEqual({});
+  });
+
+  test('finds a row that was committed and never handed on', () => {
+    expect(found(inOrder.filter(({ id }) => id !== 4))).toEqual({ missing: 1 });
+  });
+
+  test('finds everything missing where nothing was handed on', () => {
+    expect(found([])).toEqual({ missing: 6 });
+  });
+
+  test('counts each time that a row is handed on again', () => {
+    expect(found([...inOrder, deliver(4), deliver(4)])).toEqual({ duplicated: 2 });
+  });
+
+  test('finds a row that was never committed', () => {
+    expect(found([...inOrder, deliver(7)])).toEqual({ invented: 1 });
+  });
+
+  test('finds a row whose values are not those of the table', () => {
+    expect(found(inOrder.map((delivery) => (delivery.id === 5 ? { ...delivery, digest: 99 } : delivery)))).toEqual({
+      invented: 1,
+    });
+  });
+
+  test('finds a row that comes after a later one of its transaction', () => {
+    expect(found([3, 2, 4, 5, 1, 6].map((id) => deliver(id)))).toEqual({ 'out of order': 1 });
+  });
+
+  test('finds a row of which only the id was told', () => {
+    expect(found(inOrder.map((delivery) => (delivery.id === 1 ? { ...delivery, digest: 0 } : delivery)))).toEqual({
+      'without values': 1,
+    });
+  });
+
+  test('finds a row that came late, unless a fault explains it', () => {
+    const late = inOrder.map((delivery) => (delivery.id === 1 ? { ...delivery, at: 300 + 5_001 } : delivery));
+    expect(found(late)).toEqual({ late: 1 });
+    const nearFault = committed.map((each) => ({ ...each, calm: false }));
+    expect(found(late, nearFault)).toEqual({});
+  });
+
+  test('measures from commit to delivery, in calm apart, and leaves out a commit whose time nobody knows', () => {
+    const rows = [
+      row(1, '70', 100),
+      { ...row(2, '71', 100), calm: false },
+      { ...row(3, '72', 0), committedAt: undefined },
+    ];
+    const verdict = check(rows, [deliver(1, 130), deliver(2, 900), deliver(3, 5)], LATE_AFTER_MS);
+    expect(verdict.calmDelays).toEqual([30]);
+    expect(verdict.longestDelay).toBe(800);
+  });
+
+  test('counts a row that arrives before its writer hears of the commit as taking no time', () => {
+    expect(check([row(1, '70', 100)], [deliver(1, 99)], LATE_AFTER_MS).calmDelays).toEqual([0]);
+  });
+
+  test('shows the first violations with what is known of their rows', () => {
+    expect(check(committed, inOrder.slice(1), LATE_AFTER_MS).examples).toEqual([
+      { violation: 'missing', id: 2, xid: '71', committedAt: 100, deliveredAt: undefined },
+    ]);
+  });
+});
+
+function row(id: number, xid: string, committedAt: number): CommittedRow {
+  return { id, xid, digest: id * 1_000, committedAt, calm: true };
+}
+
+function deliver(id: number, at = 400): Delivery {
+  return { id, at, digest: id * 1_000 };
+}
+
+/** The violations that occurred, each with its count. */
+function found(deliveries: Delivery[], rows = committed): Partial<Record<Violation, number>> {
+  const { violations } = check(rows, deliveries, LATE_AFTER_MS);
+  return Object.fromEntries(Object.entries(violations).filter(([, times]) => times > 0));
+}
