@@ -27,8 +27,8 @@ export const PRODUCERS = {
 } as const;
 export type ProducerName = keyof typeof PRODUCERS;
 
-/** Room for what a burst allocates, so that it is not promoted to the old space: it halves p99. */
-export const PRODUCTION_FLAGS = ['--max-semi-space-size=64'];
+/** As in producer/Dockerfile. */
+export const PRODUCTION_FLAGS = ['--max-semi-space-size=16'];
 
 const OURS: Partial<Record<ProducerName, Record<string, string>>> = {
   ours: {},
