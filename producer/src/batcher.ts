@@ -46,8 +46,16 @@ interface Group<T, R> {
 }
 
 /**
+ * Turns of the event loop in which a batch may grow before it goes. The senders of one batch are answered together and
+ * send again together, over a few turns: without waiting for the rest of them, every other batch is a handful, and costs a
+ * flush of the disk all the same.
+ */
+const MAX_TURNS = 5;
+
+/**
  * Gathers groups of items into inserts, in the order in which they were added. There is no delay that waits for company:
- * with nothing in flight, what the current turn of the event loop brought goes at its end.
+ * with nothing in flight, a lone group goes at the end of the current turn of the event loop, and several go after the
+ * first turn that brings no more.
  *
  * Each group is answered after its own commit. One that is refused fails alone: its batch is inserted again in halves.
  */
@@ -58,6 +66,9 @@ export class Batcher<T, R> {
   #waitingItems = 0;
   #waitingBytes = 0;
   #pumpScheduled = false;
+  /** How long the queue was a turn ago, and how many turns it has been growing for. */
+  #queued = 0;
+  #turns = 0;
   #expiry: NodeJS.Timeout | undefined;
   #whenIdle: (() => void)[] = [];
 
@@ -107,7 +118,16 @@ export class Batcher<T, R> {
   }
 
   #pump = (): void => {
+    const grows = this.#queue.length > Math.max(1, this.#queued);
+    if (grows && this.#turns < MAX_TURNS) {
+      this.#queued = this.#queue.length;
+      this.#turns++;
+      setImmediate(this.#pump);
+      return;
+    }
     this.#pumpScheduled = false;
+    this.#queued = 0;
+    this.#turns = 0;
     while (this.#queue.length > 0 && this.#inFlight.size < this.#options.maxInFlight) {
       const batch = this.#takeBatch();
       this.#inFlight.add(batch);

@@ -70,6 +70,27 @@ test('what comes while an insert is in flight goes together in the next, in orde
   expect(await Promise.all(rest)).toEqual([['row of b'], ['row of c', 'row of d'], ['row of e']]);
 });
 
+test('several go together with those that come in the next turns, until a turn brings no more', async () => {
+  const { inserts, begun, add } = setup();
+  add('a');
+  add('b');
+  await nextTurn();
+  add('c');
+  await nextTurn();
+  expect(inserts).toHaveLength(0);
+  expect((await begun(1)).items).toEqual(['a', 'b', 'c']);
+});
+
+test('those that go on coming do not keep a batch from going', async () => {
+  const { inserts, add } = setup();
+  for (let turn = 0; turn < 10; turn++) {
+    add(`first of ${turn}`);
+    add(`second of ${turn}`);
+    await nextTurn();
+  }
+  expect(inserts).toHaveLength(1);
+});
+
 test('nobody is answered before the commit', async () => {
   const { begun, add } = setup();
   const answered = vi.fn();
