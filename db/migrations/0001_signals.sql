@@ -40,6 +40,7 @@ BEGIN
   FROM (
     SELECT id, row_to_json(signal)::text AS payload
     FROM (SELECT id, "timestamp", signal_name, signal_value, attributes FROM new_rows) AS signal
+    OFFSET 0 -- keeps the subquery as one: merged into the outer query, it would write each row's JSON twice
   ) AS notification;
   RETURN NULL;
 END;
