@@ -75,7 +75,7 @@ function ndjson(url: string, signals: NewSignals): Run {
 /** One batch after the other, as the producer does, from columns that are there already. */
 function insert(client: pg.Client, signals: NewSignals): Run {
   const batches = Array.from({ length: Math.ceil(signals.length / BATCH) }, (_, index) =>
-    insertColumns(signals.slice(index * BATCH, (index + 1) * BATCH).map((signal) => toRow(signal, undefined, 0))),
+    insertColumns(signals.slice(index * BATCH, (index + 1) * BATCH).map((signal) => toRow(signal))),
   );
   return async () => {
     for (const values of batches) await client.query({ name: 'bench', text: INSERT, rowMode: 'array', values });

@@ -1,10 +1,11 @@
 /** POST /ingest with application/x-ndjson: a stream of signals, a transaction for each batch of lines. */
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Problem } from '@pg-signals/runtime';
 import { toIngestProblem } from './ingestProblem.ts';
 import { type Line, LineSplitter } from './lines.ts';
-import { PublishError } from './publishError.ts';
+import type { PublishError } from './publishError.ts';
 import type { Publisher } from './publisher.ts';
 import type { NewSignal } from './signalInput.ts';
 import { bodyProblem, unpacked } from './unpacked.ts';
@@ -53,32 +54,34 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
   let nextLine = 1;
   let publishing = Promise.resolve();
 
-  async function publish(lines: readonly ReadLine[]): Promise<void> {
+  async function publish(lines: readonly ReadLine[], after: Promise<void>): Promise<void> {
     const values = lines.flatMap((line) => ('value' in line ? [line.value as NewSignal] : []));
-    const outcomes = (await options.publisher.publishEach(values)).values();
+    const outcomes = (await options.publisher.publishEach(values, { after })).values();
     for (const line of lines) {
       nextLine = line.number;
       if ('wrong' in line) {
         refuse(line.number, line.wrong);
         continue;
       }
-      const outcome = outcomes.next().value!;
-      if (!(outcome instanceof PublishError)) report.accepted++;
-      else if (isLinesOwn(outcome)) refuse(line.number, outcome.message);
-      else throw toIngestProblem(outcome);
+      const error = outcomes.next().value;
+      if (!error) report.accepted++;
+      else if (isLinesOwn(error)) refuse(line.number, error.message);
+      else throw toIngestProblem(error);
     }
     nextLine++;
   }
 
-  /** Begins the next insert when the one before it is done. */
+  /** Makes the batch ready; it goes in when the one before it is, and only then is more read. */
   async function flush(): Promise<void> {
-    const lines = batch;
+    const [lines, before] = [batch, publishing];
     batch = [];
     characters = 0;
-    await publishing;
-    if (lines.length === 0) return;
-    publishing = publish(lines);
-    publishing.catch(() => {}); // whoever awaits it next hears of it
+    if (lines.length > 0) {
+      publishing = publish(lines, before);
+      publishing.catch(() => {}); // whoever awaits it next hears of it
+    }
+    await before;
+    await nextTurn(); // its insert is sent at the end of this one: what is read next would hold it up
   }
 
   async function take(lines: Line[]): Promise<void> {

@@ -37,8 +37,17 @@ export interface Publisher {
   publish(signal: NewSignal, group?: GroupKey): Promise<Signal>;
   /** In one transaction: all or nothing. The rows come in the order given. */
   publishAll(signals: readonly NewSignal[], group?: GroupKey): Promise<Signal[]>;
-  /** In one transaction, but for those that fail for their own sake: each gets its row or its error. Never rejects. */
-  publishEach(signals: readonly NewSignal[]): Promise<(Signal | PublishError)[]>;
+  /**
+   * For many, whose rows nobody asks for: in one transaction, but for those that fail for their own sake. Resolves with
+   * what went wrong for each, `undefined` where it is in.
+   *
+   * Checks the signals at once, and inserts them when `after` has resolved, so that one call can make ready what goes in
+   * after another. Rejects only as `after` does, and inserts nothing then.
+   */
+  publishEach(
+    signals: readonly NewSignal[],
+    options?: { after?: Promise<unknown> },
+  ): Promise<(PublishError | undefined)[]>;
   /** Takes no more, and resolves when all that was taken is answered. The pool stays the caller's. */
   close(): Promise<void>;
 }
@@ -49,7 +58,7 @@ const MAX_BATCH_BYTES = 4 * 1024 * 1024;
 export function createPublisher(pool: Pool, options: PublisherOptions = {}): Publisher {
   const { maxBatch = 1_000, maxInFlight = 1, maxQueue = 10_000, timeoutMs = 10_000, logger } = options;
   const metrics = options.metrics && ingestMetrics(options.metrics, (): number => batcher.waiting);
-  const batcher: Batcher<SignalRow, Signal> = new Batcher<SignalRow, Signal>({
+  const batcher: Batcher<SignalRow, Signal | undefined> = new Batcher({
     maxBatch,
     maxBatchBytes: MAX_BATCH_BYTES,
     maxInFlight,
@@ -62,7 +71,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
   });
   let closed = false;
 
-  async function insertBatch(rows: readonly SignalRow[]): Promise<Signal[]> {
+  async function insertBatch(rows: readonly SignalRow[]): Promise<(Signal | undefined)[]> {
     try {
       return await insertSignals(pool, rows, timeoutMs);
     } catch (error) {
@@ -74,7 +83,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     }
   }
 
-  async function insert(rows: readonly SignalRow[]): Promise<readonly Signal[]> {
+  async function insert(rows: readonly SignalRow[]): Promise<readonly (Signal | undefined)[]> {
     if (closed) throw new PublishError('unavailable', 'the publisher is closed');
     let bytes = 0;
     for (const row of rows) bytes += rowBytes(row);
@@ -90,7 +99,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
   }
 
   async function publish(signal: NewSignal, group?: GroupKey): Promise<Signal> {
-    const row = toRow(valid(signal), group, 0);
+    const row = toRow(valid(signal), { group });
     announce(signal);
     const [inserted] = await insert([row]);
     return inserted!;
@@ -103,10 +112,10 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     });
     if (errors.length > 0) throw invalid(errors);
     if (signals.length === 0) return [];
-    const rows = signals.map((signal, index) => toRow(signal, group, index));
+    const rows = signals.map((signal, index) => toRow(signal, { group, part: index }));
     signals.forEach(announce);
     try {
-      return [...(await insert(rows))];
+      return (await insert(rows)) as Signal[];
     } catch (error) {
       if (!(error instanceof PublishError) || error.failure !== 'refused' || rows.length === 1) throw error;
       const refused = await refusedRows(pool, rows, timeoutMs).catch(() => []);
@@ -114,8 +123,11 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     }
   }
 
-  async function publishEach(signals: readonly NewSignal[]): Promise<(Signal | PublishError)[]> {
-    const outcomes: (Signal | PublishError)[] = new Array(signals.length);
+  async function publishEach(
+    signals: readonly NewSignal[],
+    { after }: { after?: Promise<unknown> } = {},
+  ): Promise<(PublishError | undefined)[]> {
+    const outcomes: (PublishError | undefined)[] = new Array(signals.length).fill(undefined);
     const rows: SignalRow[] = [];
     const places: number[] = [];
     signals.forEach((signal, index) => {
@@ -123,27 +135,30 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
       if ('errors' in checked) {
         outcomes[index] = invalid(checked.errors);
       } else {
-        rows.push(toRow(checked.signal, undefined, 0));
+        rows.push(toRow(checked.signal, { wanted: false }));
         places.push(index);
         announce(checked.signal);
       }
     });
-    const inserted = await insertEach(rows);
+    await after;
+    const errors = await insertEach(rows);
     places.forEach((place, index) => {
-      outcomes[place] = inserted[index]!;
+      outcomes[place] = errors[index];
     });
     return outcomes;
   }
 
-  async function insertEach(rows: readonly SignalRow[]): Promise<readonly (Signal | PublishError)[]> {
+  async function insertEach(rows: readonly SignalRow[]): Promise<(PublishError | undefined)[]> {
     if (rows.length === 0) return [];
     try {
-      return await insert(rows);
+      await insert(rows);
+      return [];
     } catch (error) {
       const { cause } = error as PublishError;
       if (rows.length === 1 || !isRefusal(cause)) return rows.map(() => error as PublishError);
-      const middle = rows.length >> 1;
-      return [...(await insertEach(rows.slice(0, middle))), ...(await insertEach(rows.slice(middle)))];
+      const [first, second] = [rows.slice(0, rows.length >> 1), rows.slice(rows.length >> 1)];
+      const errors = await insertEach(first);
+      return [...first.map((_, index) => errors[index]), ...(await insertEach(second))];
     }
   }
 

@@ -9,6 +9,8 @@ export interface SignalRow {
   /** JSON, written once: its length counts against the limits of the queue. */
   readonly attributes: string | null;
   readonly key: RowKey | null;
+  /** Whether anybody asks for the row as it is in the table. Where nobody does, the database need not send it. */
+  readonly wanted: boolean;
 }
 
 /** What makes a row go in once; see the migration of `signal_keys`. */
@@ -27,8 +29,14 @@ export interface GroupKey {
   content: string;
 }
 
-/** @param part where the signal stands in its group. */
-export function toRow(signal: NewSignal, group: GroupKey | undefined, part: number): SignalRow {
+interface RowOptions {
+  group?: GroupKey | undefined;
+  /** Where the signal stands in its group (0). */
+  part?: number;
+  wanted?: boolean;
+}
+
+export function toRow(signal: NewSignal, { group, part = 0, wanted = true }: RowOptions = {}): SignalRow {
   const { timestamp = null, signal_name, signal_value } = signal;
   const attributes = signal.attributes ? JSON.stringify(signal.attributes) : null;
   let key: RowKey | null = null;
@@ -37,7 +45,7 @@ export function toRow(signal: NewSignal, group: GroupKey | undefined, part: numb
     const content = JSON.stringify([timestamp, signal_name, signal_value, attributes]);
     key = { key: signal.key, part: 0, fingerprint: hash('sha256', content, 'buffer') };
   }
-  return { timestamp, signal_name, signal_value, attributes, key };
+  return { timestamp, signal_name, signal_value, attributes, key, wanted };
 }
 
 /** What a row takes in memory while it waits, in bytes, roughly: an object with a promise, and its text. */

@@ -78,17 +78,35 @@ test('publishAll is all or nothing, and names what the database refuses', async 
   expect(await producers.names()).toEqual(['a', 'b']);
 });
 
-test('publishEach keeps the good ones and gives each its row or its error', async () => {
+test('publishEach keeps the good ones and says what is wrong with the others', async () => {
   const publisher = createPublisher(producers.pool);
   const outcomes = await publisher.publishEach([named('a'), named(''), yearZero('b'), named('c'), yearZero('d')]);
-  expect(outcomes.map((outcome) => (outcome instanceof PublishError ? outcome.failure : outcome.signal_name))).toEqual([
-    'a',
-    'invalid',
-    'refused',
-    'c',
-    'refused',
-  ]);
+  expect(outcomes.map((error) => error?.failure)).toEqual([undefined, 'invalid', 'refused', undefined, 'refused']);
   expect(await producers.names()).toEqual(['a', 'c']);
+});
+
+test('publishEach inserts after what it is told to wait for, and nothing where that fails', async () => {
+  const publisher = createPublisher(producers.pool);
+  const before = Promise.withResolvers<void>();
+  const waiting = publisher.publishEach([named('second')], { after: before.promise });
+  await publisher.publish(named('first'));
+  before.resolve();
+  expect(await waiting).toEqual([undefined]);
+  const failed = publisher.publishEach([named('third')], { after: Promise.reject(new Error('no')) });
+  await expect(failed).rejects.toThrow('no');
+  expect(await producers.names()).toEqual(['first', 'second']);
+});
+
+test('who asks for a row gets it, also in one transaction with those who do not', async () => {
+  const publisher = createPublisher(producers.pool);
+  const before = await transactions();
+  const [each, row] = await Promise.all([
+    publisher.publishEach([named('a'), named('b')]),
+    publisher.publish(named('c')),
+  ]);
+  expect(await transactions()).toBe(before + 1);
+  expect(each).toEqual([undefined, undefined]);
+  expect(row).toMatchObject({ id: expect.any(Number), signal_name: 'c' });
 });
 
 test('close finishes what was taken, and takes no more', async () => {
