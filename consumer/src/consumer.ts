@@ -25,7 +25,7 @@ export async function startConsumer(
   });
   const metrics = createMetrics();
   const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value }) => {
-    logger.info('notification received', { id, timestamp, signal_name, signal_value });
+    logger.log({ level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value });
   };
   const listener: Listener = new Listener(
     pool,

@@ -95,7 +95,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
   }
 
   function announce({ signal_name, signal_value }: NewSignal): void {
-    logger?.info('Inserting data into database', { signal_name, signal_value });
+    logger?.log({ level: 'info', message: 'Inserting data into database', signal_name, signal_value });
   }
 
   async function publish(signal: NewSignal, group?: GroupKey): Promise<Signal> {
