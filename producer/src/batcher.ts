@@ -52,10 +52,13 @@ interface Group<T, R> {
  */
 const MAX_TURNS = 5;
 
+/** A batch of so many items goes at once: the server can insert it while we read what else came, and answer the one before. */
+const LARGE = 128;
+
 /**
  * Gathers groups of items into inserts, in the order in which they were added. There is no delay that waits for company:
  * with nothing in flight, a lone group goes at the end of the current turn of the event loop, and several go after the
- * first turn that brings no more.
+ * first turn that brings no more, or when they are many.
  *
  * Each group is answered after its own commit. One that is refused fails alone: its batch is inserted again in halves.
  */
@@ -65,7 +68,7 @@ export class Batcher<T, R> {
   readonly #inFlight = new Set<readonly Group<T, R>[]>();
   #waitingItems = 0;
   #waitingBytes = 0;
-  #pumpScheduled = false;
+  #gathering = false;
   /** How long the queue was a turn ago, and how many turns it has been growing for. */
   #queued = 0;
   #turns = 0;
@@ -110,22 +113,30 @@ export class Batcher<T, R> {
     await new Promise<void>((resolve) => this.#whenIdle.push(resolve));
   }
 
-  /** After the current turn of the event loop: what else it reads from the sockets goes along. */
   #schedulePump(): void {
-    if (this.#pumpScheduled || this.#inFlight.size >= this.#options.maxInFlight) return;
-    this.#pumpScheduled = true;
-    setImmediate(this.#pump);
+    if (this.#inFlight.size >= this.#options.maxInFlight) return;
+    if (this.#waitingItems >= LARGE) {
+      this.#pump();
+    } else if (!this.#gathering) {
+      this.#gathering = true;
+      setImmediate(this.#gather);
+    }
   }
 
-  #pump = (): void => {
+  /** At the end of a turn of the event loop, when all that it read from the sockets is here. */
+  #gather = (): void => {
     const grows = this.#queue.length > Math.max(1, this.#queued);
     if (grows && this.#turns < MAX_TURNS) {
       this.#queued = this.#queue.length;
       this.#turns++;
-      setImmediate(this.#pump);
+      setImmediate(this.#gather);
       return;
     }
-    this.#pumpScheduled = false;
+    this.#gathering = false;
+    this.#pump();
+  };
+
+  #pump(): void {
     this.#queued = 0;
     this.#turns = 0;
     while (this.#queue.length > 0 && this.#inFlight.size < this.#options.maxInFlight) {
@@ -134,10 +145,10 @@ export class Batcher<T, R> {
       this.#insert(batch).then(() => {
         this.#inFlight.delete(batch);
         if (this.#queue.length > 0) this.#schedulePump();
-        else this.#tellIdle();
+        else if (this.#inFlight.size === 0) this.#tellIdle();
       });
     }
-  };
+  }
 
   #takeBatch(): readonly Group<T, R>[] {
     const { maxBatch, maxBatchBytes } = this.#options;
@@ -159,6 +170,8 @@ export class Batcher<T, R> {
     const items = batch.length === 1 ? batch[0]!.items : batch.flatMap((group) => group.items);
     try {
       const results = await this.#options.insert(items);
+      this.#inFlight.delete(batch);
+      if (this.#waitingItems >= LARGE) this.#pump();
       const now = performance.now();
       this.#options.onCommit?.(
         items.length,

@@ -91,6 +91,30 @@ test('those that go on coming do not keep a batch from going', async () => {
   expect(inserts).toHaveLength(1);
 });
 
+test('many go at once, and the next before those are answered', async () => {
+  const { inserts, add } = setup();
+  const many = Array.from({ length: 128 }, (_, n) => `s${n}`);
+  const insertsWhenAnswered = add(...many).then(() => inserts.length);
+  expect(inserts).toHaveLength(1);
+  add(...many);
+  inserts[0]!.end.resolve();
+  expect(await insertsWhenAnswered).toBe(2);
+});
+
+test('it is idle when the last of several inserts at a time has ended', async () => {
+  const { batcher, begun, add } = setup({ maxBatch: 1, maxInFlight: 2 });
+  add('a');
+  add('b');
+  const idle = vi.fn();
+  const [first, second] = [await begun(1), await begun(2)];
+  batcher.idle().then(idle);
+  first.end.resolve();
+  await nextTurn();
+  expect(idle).not.toHaveBeenCalled();
+  second.end.resolve();
+  await vi.waitFor(() => expect(idle).toHaveBeenCalled());
+});
+
 test('nobody is answered before the commit', async () => {
   const { begun, add } = setup();
   const answered = vi.fn();
@@ -142,10 +166,10 @@ test('a bad item fails alone, wherever it stands', async () => {
   }
 });
 
-test('finding one bad item among 1,024 takes twenty inserts and one', async () => {
-  const { batches, add } = refusing('item 700');
-  await Promise.allSettled(Array.from({ length: 1_024 }, (_, n) => add(`item ${n}`)));
-  expect(batches).toHaveLength(21);
+test('finding one bad item among 64 takes twelve inserts and one', async () => {
+  const { batches, add } = refusing('item 43');
+  await Promise.allSettled(Array.from({ length: 64 }, (_, n) => add(`item ${n}`)));
+  expect(batches).toHaveLength(13);
 });
 
 test('a group with a bad item fails as a whole, and the others do not', async () => {
