@@ -27,9 +27,6 @@ export const PRODUCERS = {
 } as const;
 export type ProducerName = keyof typeof PRODUCERS;
 
-/** As in producer/Dockerfile. */
-export const PRODUCTION_FLAGS = ['--max-semi-space-size=16'];
-
 const OURS: Partial<Record<ProducerName, Record<string, string>>> = {
   ours: {},
   express: { INGEST_HOT_PATH: 'false' },
@@ -40,7 +37,7 @@ const OURS: Partial<Record<ProducerName, Record<string, string>>> = {
 export async function startProducer(name: ProducerName, databaseUrl: string, go?: string): Promise<Producer> {
   const env = OURS[name];
   if (env) {
-    const service = await startServiceChild('producer/src/main.ts', databaseUrl, { env, flags: PRODUCTION_FLAGS });
+    const service = await startServiceChild('producer/src/main.ts', databaseUrl, { env });
     return describe(name, service.url, service);
   }
   const port = await freePort();

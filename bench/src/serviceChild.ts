@@ -1,9 +1,13 @@
 /** A service in a process of its own, as in production: its log at `info`, written to nowhere. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { endWithUs, freePort } from '@pg-signals/db/embedded';
+import { NODE_FLAGS } from '../../e2e/src/serviceProcess.ts';
 
 export interface ServiceChild {
   readonly process: ChildProcess;
@@ -15,23 +19,38 @@ export interface ServiceChild {
 export interface ServiceOptions {
   /** Settings beside `DATABASE_URL` and `PORT`. */
   env?: Record<string, string>;
-  /** For `node` itself. */
-  flags?: string[];
   /** Where its log goes: `pipe` lets us read it from `process.stdout`. */
   log?: 'ignore' | 'pipe';
 }
 
-/** Starts a program, given from the project's folder, and resolves when its `/readyz` answers 200. */
+const compileCache = mkdtempSync(path.join(tmpdir(), 'pg-signals-bench-'));
+process.once('exit', () => rmSync(compileCache, { recursive: true, force: true }));
+const compiled = new Set<string>();
+
+/**
+ * Starts a program, given from the project's folder, as `make run` does every time but the first: what it compiles is in
+ * a cache. Resolves when its `/readyz` answers 200.
+ */
 export async function startServiceChild(
   program: string,
   databaseUrl: string,
-  { env = {}, flags = [], log = 'ignore' }: ServiceOptions = {},
+  { env = {}, log = 'ignore' }: ServiceOptions = {},
 ): Promise<ServiceChild> {
+  if (!compiled.has(program)) {
+    compiled.add(program);
+    await (await startServiceChild(program, databaseUrl)).stop();
+  }
   const port = await freePort();
   const child = fork(fileURLToPath(new URL(`../../${program}`, import.meta.url)), {
     cwd: '/', // no .env of the project
-    env: { PATH: process.env.PATH, DATABASE_URL: databaseUrl, PORT: String(port), ...env },
-    execArgv: flags,
+    env: {
+      PATH: process.env.PATH,
+      NODE_COMPILE_CACHE: compileCache,
+      DATABASE_URL: databaseUrl,
+      PORT: String(port),
+      ...env,
+    },
+    execArgv: NODE_FLAGS,
     stdio: ['ignore', log, 'inherit', 'ipc'],
     serialization: 'advanced', // a bigint goes through
   });

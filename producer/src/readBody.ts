@@ -63,4 +63,4 @@ export function tooSlow(timeoutMs: number): Problem {
 }
 
 /** A file of another system may begin with a byte order mark, which JSON doesn't know. */
-const withoutMark = (text: string) => (text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);
+export const withoutMark = (text: string) => (text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);

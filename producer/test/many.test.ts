@@ -23,6 +23,13 @@ const postLines = (text: string | Buffer, headers = {}) => post(producer, text a
 const transactions = async () =>
   Number((await producers.client.query('SELECT count(DISTINCT xid) FROM signals')).rows[0].count);
 
+test('a byte order mark before the first line is no part of it', async () => {
+  expect(await postLines(`\ufeff${lines(named('a'), named('b'))}`)).toMatchObject({
+    status: 200,
+    body: { accepted: 2 },
+  });
+});
+
 test('an array goes in as one transaction, and is answered with the ids in its order', async () => {
   const names = Array.from({ length: 2_500 }, (_, n) => `s${n}`);
   const { status, body } = await postJson(producer, names.map(named));
