@@ -44,7 +44,11 @@ const slow =
   slowFlush &&
   (await onDatabase({ LD_PRELOAD: slowFlush, SLOW_FLUSH_US: '2000' }, (database) => {
     say('one signal a request, on a slow disk');
-    return measureLoad(database, { ...everyTable, producers: ['ours', 'naive', 'go'], connections: [64, 256] });
+    return measureLoad(database, {
+      ...everyTable,
+      producers: ['ours', 'twoInFlight', 'naive', 'go'],
+      connections: [64, 256],
+    });
   }));
 
 const all: IngestResults = { ...results, ...(slow && { slow }) };

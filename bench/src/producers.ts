@@ -21,6 +21,7 @@ export const PRODUCERS = {
   ours: 'ours',
   express: 'ours, through express',
   workers: 'ours, INGEST_WORKERS=2',
+  twoInFlight: 'ours, INGEST_MAX_IN_FLIGHT=2',
   naive: 'express, one INSERT a request',
   go: 'Go original',
   bare: 'node:http, no database',
@@ -31,6 +32,7 @@ const OURS: Partial<Record<ProducerName, Record<string, string>>> = {
   ours: {},
   express: { INGEST_HOT_PATH: 'false' },
   workers: { INGEST_WORKERS: '2' },
+  twoInFlight: { INGEST_MAX_IN_FLIGHT: '2' },
 };
 
 /** Starts one of them; `go` is the path of the Go original. */
