@@ -1,4 +1,4 @@
-/** A service in a process of its own, as in production: its log at `info`, written to nowhere. */
+/** A service in a process of its own, as `make run` starts it: its log at `info`, written to nowhere unless asked for. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';

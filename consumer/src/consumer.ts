@@ -24,6 +24,7 @@ export async function startConsumer(
     max: settings.PG_POOL_MAX,
   });
   const metrics = createMetrics();
+  // One object: winston takes it as it is, while it searches and copies a message with fields.
   const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value }) => {
     logger.log({ level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value });
   };

@@ -56,9 +56,9 @@ const MAX_TURNS = 5;
 const LARGE = 128;
 
 /**
- * Gathers groups of items into inserts, in the order in which they were added. There is no delay that waits for company:
- * with nothing in flight, a lone group goes at the end of the current turn of the event loop, and several go after the
- * first turn that brings no more, or when they are many.
+ * Gathers groups of items into inserts, in the order in which they were added. No timer waits for company: with nothing in
+ * flight, a lone group goes at the end of the current turn of the event loop, several go after the first turn that brings
+ * no more, and many go at once.
  *
  * Each group is answered after its own commit. One that is refused fails alone: its batch is inserted again in halves.
  */
@@ -115,12 +115,18 @@ export class Batcher<T, R> {
 
   #schedulePump(): void {
     if (this.#inFlight.size >= this.#options.maxInFlight) return;
-    if (this.#waitingItems >= LARGE) {
+    if (this.#isLarge()) {
       this.#pump();
     } else if (!this.#gathering) {
       this.#gathering = true;
       setImmediate(this.#gather);
     }
+  }
+
+  /** There is nothing to gain from what else may come: the server has enough to do, or the batch is full. */
+  #isLarge(): boolean {
+    const { maxBatch, maxBatchBytes } = this.#options;
+    return this.#waitingItems >= Math.min(LARGE, maxBatch) || this.#waitingBytes >= maxBatchBytes;
   }
 
   /** At the end of a turn of the event loop, when all that it read from the sockets is here. */
@@ -168,20 +174,9 @@ export class Batcher<T, R> {
   /** Answers every group of the batch; never rejects. */
   async #insert(batch: readonly Group<T, R>[]): Promise<void> {
     const items = batch.length === 1 ? batch[0]!.items : batch.flatMap((group) => group.items);
+    let results: readonly R[];
     try {
-      const results = await this.#options.insert(items);
-      this.#inFlight.delete(batch);
-      if (this.#waitingItems >= LARGE) this.#pump();
-      const now = performance.now();
-      this.#options.onCommit?.(
-        items.length,
-        batch.map((group) => now - group.addedAt),
-      );
-      let next = 0;
-      for (const group of batch) {
-        group.resolve(results.slice(next, next + group.items.length));
-        next += group.items.length;
-      }
+      results = await this.#options.insert(items);
     } catch (error) {
       if (batch.length === 1 || !this.#options.isRefusal(error)) {
         for (const group of batch) group.reject(error);
@@ -190,7 +185,20 @@ export class Batcher<T, R> {
       const middle = batch.length >> 1;
       await this.#insert(batch.slice(0, middle));
       await this.#insert(batch.slice(middle));
+      return;
     }
+    const now = performance.now();
+    this.#inFlight.delete(batch);
+    if (this.#isLarge()) this.#pump();
+    let next = 0;
+    for (const group of batch) {
+      group.resolve(results.slice(next, next + group.items.length));
+      next += group.items.length;
+    }
+    this.#options.onCommit?.(
+      items.length,
+      batch.map((group) => now - group.addedAt),
+    );
   }
 
   /** One timer for all, set to the oldest group: a timer for each would cost more than the rest of the queue. */

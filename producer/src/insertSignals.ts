@@ -73,7 +73,7 @@ const insertOne = ({ timestamp, signal_name, signal_value, attributes }: SignalR
 });
 
 const insertAll = (signals: readonly SignalRow[], wanted: boolean) => ({
-  name: wanted ? 'insert_signals_returning' : 'insert_signals',
+  name: wanted ? 'insert_signals' : 'insert_signals_unanswered',
   text: wanted ? INSERT_RETURNING : INSERT,
   values: insertColumns(signals),
 });

@@ -1,5 +1,6 @@
 /** Cuts a stream of bytes into lines, in bounded memory. */
 import { isUtf8 } from 'node:buffer';
+import { GrowingBuffer } from './growingBuffer.ts';
 import { withoutMark } from './readBody.ts';
 
 /** A line with its number, from 1; or, for one that can't be read, why. */
@@ -10,8 +11,8 @@ const NEWLINE = 0x0a;
 export class LineSplitter {
   readonly #maxBytes: number;
   readonly #tooLong: string;
-  #rest: Buffer[] = [];
-  #restBytes = 0;
+  /** The beginning of a line whose end has not come yet. */
+  readonly #rest = new GrowingBuffer();
   #number = 0;
   /** Inside a line that is too long: the rest of it is thrown away. */
   #skipping = false;
@@ -25,7 +26,7 @@ export class LineSplitter {
   push(chunk: Buffer): Line[] {
     const lines: Line[] = [];
     let from = 0;
-    if (this.#restBytes > 0 || this.#skipping) {
+    if (this.#rest.length > 0 || this.#skipping) {
       const to = chunk.indexOf(NEWLINE);
       if (to >= 0) this.#finish(chunk.subarray(0, to), lines);
       from = to + 1;
@@ -39,11 +40,11 @@ export class LineSplitter {
   /** The last line, where no newline ends it. */
   end(): Line[] {
     const lines: Line[] = [];
-    if (this.#restBytes > 0 || this.#skipping) this.#finish(Buffer.alloc(0), lines);
+    if (this.#rest.length > 0 || this.#skipping) this.#finish(Buffer.alloc(0), lines);
     return lines;
   }
 
-  /** Whole lines: decoded together, a third of the cost of one by one; only where some are not UTF-8 each by itself. */
+  /** Whole lines. They are decoded together, at a third of the cost, unless some of them are not UTF-8. */
   #cut(whole: Buffer, lines: Line[]): void {
     if (isUtf8(whole)) {
       const texts = whole.toString().split('\n');
@@ -68,23 +69,21 @@ export class LineSplitter {
 
   #keep(part: Buffer): void {
     if (this.#skipping || part.length === 0) return;
-    this.#rest.push(part);
-    this.#restBytes += part.length;
-    if (this.#restBytes <= this.#maxBytes) return;
+    this.#rest.append(part);
+    if (this.#rest.length <= this.#maxBytes) return;
     this.#skipping = true;
-    this.#rest = [];
-    this.#restBytes = 0;
+    this.#rest.take();
   }
 
   /** The end of a line of which the beginning may have been kept. */
   #finish(part: Buffer, lines: Line[]): void {
-    const bytes = this.#restBytes > 0 ? Buffer.concat([...this.#rest, part]) : part;
+    this.#rest.append(part);
+    const bytes = this.#rest.take();
     const skipped = this.#skipping;
-    this.#rest = [];
-    this.#restBytes = 0;
     this.#skipping = false;
-    if (!skipped && isUtf8(bytes)) this.#take(bytes.toString(), lines);
-    else {
+    if (!skipped && isUtf8(bytes)) {
+      this.#take(bytes.toString(), lines);
+    } else {
       const tooLong = skipped || bytes.length > this.#maxBytes;
       lines.push({ number: ++this.#number, wrong: tooLong ? this.#tooLong : 'not UTF-8' });
     }

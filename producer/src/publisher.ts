@@ -41,8 +41,9 @@ export interface Publisher {
    * For many, whose rows nobody asks for: in one transaction, but for those that fail for their own sake. Resolves with
    * what went wrong for each, `undefined` where it is in.
    *
-   * Checks the signals at once, and inserts them when `after` has resolved, so that one call can make ready what goes in
-   * after another. Rejects only as `after` does, and inserts nothing then.
+   * Checks and logs the signals at once, and inserts them when `after` has resolved, so that one call can make ready what
+   * goes in after another. Rejects only as `after` does, and inserts nothing then. After an error that is not a signal's
+   * own (no answer, overload) none of those after it is inserted.
    */
   publishEach(
     signals: readonly NewSignal[],
@@ -70,6 +71,14 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     ...(metrics && { onCommit: metrics.committed }),
   });
   let closed = false;
+  /** What `close` waits for beside the batcher: calls that have something left to do when their insert is answered. */
+  const running = new Set<Promise<unknown>>();
+
+  function run<T>(work: () => Promise<T>): Promise<T> {
+    const done = work().finally(() => running.delete(done));
+    running.add(done);
+    return done;
+  }
 
   async function insertBatch(rows: readonly SignalRow[]): Promise<(Signal | undefined)[]> {
     try {
@@ -84,7 +93,6 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
   }
 
   async function insert(rows: readonly SignalRow[]): Promise<readonly (Signal | undefined)[]> {
-    if (closed) throw new PublishError('unavailable', 'the publisher is closed');
     let bytes = 0;
     for (const row of rows) bytes += rowBytes(row);
     try {
@@ -94,11 +102,17 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     }
   }
 
+  function requireOpen(): void {
+    if (closed) throw closedError();
+  }
+
+  /** One object: winston takes it as it is, while it searches and copies a message with fields. */
   function announce({ signal_name, signal_value }: NewSignal): void {
     logger?.log({ level: 'info', message: 'Inserting data into database', signal_name, signal_value });
   }
 
   async function publish(signal: NewSignal, group?: GroupKey): Promise<Signal> {
+    requireOpen();
     const row = toRow(valid(signal), { group });
     announce(signal);
     const [inserted] = await insert([row]);
@@ -106,6 +120,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
   }
 
   async function publishAll(signals: readonly NewSignal[], group?: GroupKey): Promise<Signal[]> {
+    requireOpen();
     const errors = signals.flatMap((signal, index) => {
       const checked = checkSignal(signal, `/${index}`);
       return 'errors' in checked ? checked.errors : [];
@@ -130,6 +145,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     const outcomes: (PublishError | undefined)[] = new Array(signals.length).fill(undefined);
     const rows: SignalRow[] = [];
     const places: number[] = [];
+    const late = closed;
     signals.forEach((signal, index) => {
       const checked = checkSignal(signal);
       if ('errors' in checked) {
@@ -137,37 +153,43 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
       } else {
         rows.push(toRow(checked.signal, { wanted: false }));
         places.push(index);
-        announce(checked.signal);
+        if (!late) announce(checked.signal);
       }
     });
     await after;
-    const errors = await insertEach(rows);
+    const errors = late ? rows.map(() => closedError()) : await insertEach(rows);
     places.forEach((place, index) => {
       outcomes[place] = errors[index];
     });
     return outcomes;
   }
 
+  /** The error of each row, as far as there are errors. After one that is no row's own, nothing more is inserted. */
   async function insertEach(rows: readonly SignalRow[]): Promise<(PublishError | undefined)[]> {
     if (rows.length === 0) return [];
     try {
       await insert(rows);
       return [];
-    } catch (error) {
-      const { cause } = error as PublishError;
-      if (rows.length === 1 || !isRefusal(cause)) return rows.map(() => error as PublishError);
+    } catch (caught) {
+      const error = caught as PublishError;
+      if (rows.length === 1 || !isOwn(error)) return rows.map(() => error);
       const [first, second] = [rows.slice(0, rows.length >> 1), rows.slice(rows.length >> 1)];
       const errors = await insertEach(first);
-      return [...first.map((_, index) => errors[index]), ...(await insertEach(second))];
+      const fatal = errors.find((each) => each && !isOwn(each));
+      return [
+        ...first.map((_, index) => errors[index]),
+        ...(fatal ? second.map(() => notSent(fatal)) : await insertEach(second)),
+      ];
     }
   }
 
   return {
     publish,
-    publishAll,
-    publishEach,
+    publishAll: (signals, group) => run(() => publishAll(signals, group)),
+    publishEach: (signals, options) => run(() => publishEach(signals, options)),
     async close() {
       closed = true;
+      await Promise.allSettled(running);
       await batcher.idle();
     },
   };
@@ -183,3 +205,11 @@ function invalid(errors: readonly FieldError[]): PublishError {
   const { pointer, detail } = errors[0]!;
   return new PublishError('invalid', pointer ? `${pointer}: ${detail}` : detail, { errors });
 }
+
+const closedError = () => new PublishError('unavailable', 'the publisher is closed');
+
+/** True where the row is to blame, and the others may go in. */
+const isOwn = ({ failure }: PublishError) => failure === 'refused' || failure === 'key-conflict';
+
+const notSent = ({ failure, message, cause }: PublishError) =>
+  new PublishError(failure, `not sent, after another was not answered: ${message}`, { cause });

@@ -2,6 +2,7 @@
 import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
 import { hasBody, Problem } from '@pg-signals/runtime';
+import { GrowingBuffer } from './growingBuffer.ts';
 import { bodyProblem, unpacked } from './unpacked.ts';
 
 export interface BodyLimits {
@@ -22,8 +23,7 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
   return new Promise((resolve, reject) => {
     if (Number(request.headers['content-length']) > limits.maxBytes) throw tooLarge(limits.maxBytes);
     const body = unpacked(request);
-    const chunks: Buffer[] = [];
-    let length = 0;
+    const received = new GrowingBuffer();
     let timer: NodeJS.Timeout | undefined;
     // Most bodies come in one packet with their headers and are whole by then: they need no timer.
     process.nextTick(() => {
@@ -36,14 +36,13 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
       reject(error);
     };
     const onData = (chunk: Buffer) => {
-      length += chunk.length;
-      if (length > limits.maxBytes) fail(tooLarge(limits.maxBytes));
-      else chunks.push(chunk);
+      if (received.length + chunk.length > limits.maxBytes) fail(tooLarge(limits.maxBytes));
+      else received.append(chunk);
     };
     body.on('data', onData);
     body.on('end', () => {
       clearTimeout(timer);
-      const bytes = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length);
+      const bytes = received.take();
       if (isUtf8(bytes)) resolve(withoutMark(bytes.toString()));
       else reject(new Problem(400, 'The body is not UTF-8.'));
     });

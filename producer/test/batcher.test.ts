@@ -101,6 +101,12 @@ test('many go at once, and the next before those are answered', async () => {
   expect(await insertsWhenAnswered).toBe(2);
 });
 
+test('a full batch goes at once, however small it is', async () => {
+  const { inserts, add } = setup({ maxBatch: 3 });
+  for (const item of ['a', 'b', 'c', 'd']) add(item);
+  expect(inserts.map(({ items }) => items)).toEqual([['a', 'b', 'c']]);
+});
+
 test('it is idle when the last of several inserts at a time has ended', async () => {
   const { batcher, begun, add } = setup({ maxBatch: 1, maxInFlight: 2 });
   add('a');

@@ -97,6 +97,21 @@ test('publishEach inserts after what it is told to wait for, and nothing where t
   expect(await producers.names()).toEqual(['first', 'second']);
 });
 
+test('after an error that is no signal of its own, publishEach inserts none of those that follow', async () => {
+  await producers.client.query(`
+    CREATE FUNCTION deadlock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'deadlock' USING ERRCODE = '40P01'; END $$;
+    CREATE TRIGGER deadlock BEFORE INSERT ON signals FOR EACH ROW WHEN (NEW.signal_name = 'dead') EXECUTE FUNCTION deadlock()`);
+  try {
+    const publisher = createPublisher(producers.pool);
+    // The year 0 is refused before any row is inserted; of the halves the first then fails for another reason.
+    const outcomes = await publisher.publishEach([named('a'), named('dead'), named('b'), yearZero('c')]);
+    expect(outcomes.map((error) => error?.failure)).toEqual(Array(4).fill('unavailable'));
+    expect(await producers.names()).toEqual([]);
+  } finally {
+    await producers.client.query('DROP FUNCTION deadlock CASCADE');
+  }
+});
+
 test('who asks for a row gets it, also in one transaction with those who do not', async () => {
   const publisher = createPublisher(producers.pool);
   const before = await transactions();
@@ -116,6 +131,19 @@ test('close finishes what was taken, and takes no more', async () => {
   expect(await producers.names()).toEqual(['last']);
   await last;
   await expect(publisher.publish(named('late'))).rejects.toThrow('the publisher is closed');
+});
+
+test('close waits for those that are not sent yet, and what comes later is told', async () => {
+  const publisher = createPublisher(producers.pool);
+  const before = Promise.withResolvers<void>();
+  const waiting = publisher.publishEach([named('a'), yearZero('b')], { after: before.promise });
+  const closing = publisher.close();
+  before.resolve();
+  await closing;
+  expect(await producers.names()).toEqual(['a']);
+  expect((await waiting).map((error) => error?.failure)).toEqual([undefined, 'refused']);
+  expect((await publisher.publishEach([named('late')])).map((error) => error?.failure)).toEqual(['unavailable']);
+  await expect(publisher.publishAll([named('late')])).rejects.toThrow('the publisher is closed');
 });
 
 test('with several transactions in flight every row goes in once', async () => {
