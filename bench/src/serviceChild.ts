@@ -7,7 +7,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { endWithUs, freePort } from '@pg-signals/db/embedded';
-import { NODE_FLAGS } from '../../e2e/src/serviceProcess.ts';
+import { NODE_FLAGS } from '@pg-signals/runtime';
 
 export interface ServiceChild {
   readonly process: ChildProcess;

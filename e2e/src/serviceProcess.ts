@@ -4,6 +4,7 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endWithUs } from '@pg-signals/db/embedded';
+import { NODE_FLAGS } from '@pg-signals/runtime';
 import { prefixLines } from './prefixLines.ts';
 
 export interface ServiceOptions {
@@ -28,9 +29,6 @@ export interface ServiceProcess {
   stop(deadlineMs: number): Promise<void>;
   kill(): void;
 }
-
-/** For Node itself, as in the containers: a small young generation takes less memory. */
-export const NODE_FLAGS = ['--max-semi-space-size=16'];
 
 /** Starts a service that can't outlive this process. */
 export function startService(options: ServiceOptions): ServiceProcess {
