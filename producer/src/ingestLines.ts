@@ -5,7 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Problem } from '@pg-signals/runtime';
 import { toIngestProblem } from './ingestProblem.ts';
 import { type Line, LineSplitter } from './lines.ts';
-import type { PublishError } from './publishError.ts';
+import { isSignalsOwn } from './publishError.ts';
 import type { Publisher } from './publisher.ts';
 import type { NewSignal } from './signalInput.ts';
 import { bodyProblem, unpacked } from './unpacked.ts';
@@ -65,7 +65,7 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
       }
       const error = outcomes.next().value;
       if (!error) report.accepted++;
-      else if (isLinesOwn(error)) refuse(line.number, error.message);
+      else if (isSignalsOwn(error)) refuse(line.number, error.message);
       else throw toIngestProblem(error);
     }
     nextLine++;
@@ -135,9 +135,6 @@ function parseLine({ number, text }: { number: number; text: string }): ReadLine
     return { number, wrong: `not JSON: ${(error as Error).message}` };
   }
 }
-
-const isLinesOwn = ({ failure }: PublishError) =>
-  failure === 'invalid' || failure === 'refused' || failure === 'key-conflict';
 
 const PAUSE = Symbol('pause');
 

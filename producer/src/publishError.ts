@@ -41,6 +41,11 @@ export class PublishError extends Error {
   }
 }
 
+/** True where the signal itself is to blame, so that others may be published. */
+export function isSignalsOwn({ failure }: PublishError): boolean {
+  return failure === 'invalid' || failure === 'refused' || failure === 'key-conflict';
+}
+
 /** True for what the database says of a row, and not of itself; the classes are those of PostgreSQL's appendix A. */
 export function isRefusal(error: unknown): boolean {
   const { code = '' } = error as { code?: string };

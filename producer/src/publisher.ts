@@ -6,7 +6,7 @@ import type { Registry } from 'prom-client';
 import { Batcher } from './batcher.ts';
 import { ingestMetrics } from './ingestMetrics.ts';
 import { insertSignals } from './insertSignals.ts';
-import { isRefusal, PublishError, toPublishError } from './publishError.ts';
+import { isRefusal, isSignalsOwn, PublishError, toPublishError } from './publishError.ts';
 import { NoAnswerError } from './queryWithin.ts';
 import { refusedRows } from './refusedRows.ts';
 import { checkSignal, type FieldError, type NewSignal } from './signalInput.ts';
@@ -142,10 +142,10 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     signals: readonly NewSignal[],
     { after }: { after?: Promise<unknown> } = {},
   ): Promise<(PublishError | undefined)[]> {
+    if (closed) return signals.map(closedError);
     const outcomes: (PublishError | undefined)[] = new Array(signals.length).fill(undefined);
     const rows: SignalRow[] = [];
     const places: number[] = [];
-    const late = closed;
     signals.forEach((signal, index) => {
       const checked = checkSignal(signal);
       if ('errors' in checked) {
@@ -153,11 +153,11 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
       } else {
         rows.push(toRow(checked.signal, { wanted: false }));
         places.push(index);
-        if (!late) announce(checked.signal);
+        announce(checked.signal);
       }
     });
     await after;
-    const errors = late ? rows.map(() => closedError()) : await insertEach(rows);
+    const errors = await insertEach(rows);
     places.forEach((place, index) => {
       outcomes[place] = errors[index];
     });
@@ -172,10 +172,10 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
       return [];
     } catch (caught) {
       const error = caught as PublishError;
-      if (rows.length === 1 || !isOwn(error)) return rows.map(() => error);
+      if (rows.length === 1 || !isSignalsOwn(error)) return rows.map(() => error);
       const [first, second] = [rows.slice(0, rows.length >> 1), rows.slice(rows.length >> 1)];
       const errors = await insertEach(first);
-      const fatal = errors.find((each) => each && !isOwn(each));
+      const fatal = errors.find((each) => each && !isSignalsOwn(each));
       return [
         ...first.map((_, index) => errors[index]),
         ...(fatal ? second.map(() => notSent(fatal)) : await insertEach(second)),
@@ -208,8 +208,5 @@ function invalid(errors: readonly FieldError[]): PublishError {
 
 const closedError = () => new PublishError('unavailable', 'the publisher is closed');
 
-/** True where the row is to blame, and the others may go in. */
-const isOwn = ({ failure }: PublishError) => failure === 'refused' || failure === 'key-conflict';
-
 const notSent = ({ failure, message, cause }: PublishError) =>
-  new PublishError(failure, `not sent, after another was not answered: ${message}`, { cause });
+  new PublishError(failure, `not sent, since another before it failed: ${message}`, { cause });
