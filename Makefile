@@ -14,7 +14,7 @@ $(INSTALLED): package-lock.json package.json $(wildcard */package.json)
 
 .PHONY: run
 run: $(INSTALLED) ## PostgreSQL, a producer on 8080 and CONSUMERS=2 consumers on this machine, without Docker
-	@exec node e2e/src/run.ts
+	@exec node local/src/run.ts
 
 .PHONY: test
 test: $(INSTALLED) ## every test, against a PostgreSQL that it starts or the one at DATABASE_URL

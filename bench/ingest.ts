@@ -28,7 +28,7 @@ const results = await onDatabase({}, async (database): Promise<Omit<IngestResult
   say('one signal a request');
   const load = await measureLoad(database, {
     ...everyTable,
-    producers: ['ours', 'express', 'workers', 'naive', 'go', 'bare'],
+    producers: ['ours', 'workers', 'naive', 'go', 'bare'],
     connections: [1, 16, 64, 256],
   });
   say('one signal at a time');

@@ -3,7 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { endWithUs } from '@pg-signals/db/embedded';
+import { endWithUs } from '@pg-signals/local/embedded';
 import type { BrokerName } from './brokers/names.ts';
 import type { PublishOrder, PublishReport } from './brokers/publisherProcess.ts';
 import { type BrokerServer, startBrokers } from './brokers/servers.ts';

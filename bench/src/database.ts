@@ -2,8 +2,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { startEmbeddedPostgres } from '@pg-signals/db/embedded';
 import { migrate } from '@pg-signals/db/migrate';
+import { startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import pg from 'pg';
 
 export interface BenchDatabase extends AsyncDisposable {

@@ -4,7 +4,7 @@ import { chmodSync, mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/db/embedded';
+import { freePort } from '@pg-signals/local/embedded';
 
 export interface StartTimes {
   /** From the command to the line with the curl to try, in s. */

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { endWithUs } from '@pg-signals/db/embedded';
+import { endWithUs } from '@pg-signals/local/embedded';
 
 const PEERS = fileURLToPath(new URL('../../../shared/peers/', import.meta.url));
 const ANSWER_DEADLINE_MS = 20_000;

@@ -1,6 +1,6 @@
 /** What takes POST /ingest in the bench: the producer in its settings, and its peers. */
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/db/embedded';
+import { freePort } from '@pg-signals/local/embedded';
 import { peakMB } from './memory.ts';
 import { answersHttp, startPeer } from './peerProcess.ts';
 import { startServiceChild } from './serviceChild.ts';
@@ -19,7 +19,6 @@ export interface Producer {
 
 export const PRODUCERS = {
   ours: 'ours',
-  express: 'ours, through express',
   workers: 'ours, INGEST_WORKERS=2',
   twoInFlight: 'ours, INGEST_MAX_IN_FLIGHT=2',
   naive: 'express, one INSERT a request',
@@ -30,7 +29,6 @@ export type ProducerName = keyof typeof PRODUCERS;
 
 const OURS: Partial<Record<ProducerName, Record<string, string>>> = {
   ours: {},
-  express: { INGEST_HOT_PATH: 'false' },
   workers: { INGEST_WORKERS: '2' },
   twoInFlight: { INGEST_MAX_IN_FLIGHT: '2' },
 };

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { endWithUs, freePort } from '@pg-signals/db/embedded';
+import { endWithUs, freePort } from '@pg-signals/local/embedded';
 import { NODE_FLAGS } from '@pg-signals/runtime';
 
 export interface ServiceChild {

@@ -1,7 +1,7 @@
 /** The consumer, wired up: a listener on the database, HTTP for health and figures. */
 import { createPool } from '@pg-signals/db';
 import { createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
-import { Listener, type SignalCallback } from './listener.ts';
+import { Listener, type SignalCallback } from 'pg-signals';
 import { createListenerMetrics } from './metrics.ts';
 import type { ConsumerSettings } from './settings.ts';
 

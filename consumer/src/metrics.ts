@@ -1,8 +1,12 @@
 /** What a listener does, as Prometheus metrics. */
-import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
-import type { ListenerObserver } from './listener.ts';
 
-export function createListenerMetrics(registry: Registry, proofAgeMs: () => number | undefined): ListenerObserver {
+import type { ListenerObserver } from 'pg-signals';
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+
+export function createListenerMetrics(
+  registry: Registry,
+  proofAgeMs: () => number | undefined,
+): Partial<ListenerObserver> {
   const registers = [registry];
   const received = new Counter({
     name: 'signals_received_total',
@@ -49,9 +53,9 @@ export function createListenerMetrics(registry: Registry, proofAgeMs: () => numb
       if (connected) reconnects.inc();
       connected = true;
     },
-    handedOn: (source, rows) => received.inc({ source }, rows),
+    delivered: (source, rows) => received.inc({ source }, rows),
     duplicate: () => duplicates.inc(),
     invalidPayload: () => invalid.inc(),
-    delivered: (ms) => delivery.observe(ms / 1000),
+    latency: (ms) => delivery.observe(ms / 1000),
   };
 }

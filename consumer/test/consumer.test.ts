@@ -1,10 +1,10 @@
 /** The consumer as a service: log, health, metrics. */
-import { FaultyProxy } from '@pg-signals/db/faulty-proxy';
-import { createTestDatabase, type TestDatabase } from '@pg-signals/db/testing';
+import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
+import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Condition, Writer } from '../../client/test/testListener.ts';
 import { readConsumerSettings, startConsumer } from '../src/index.ts';
-import { Condition, Writer } from './harness.ts';
 
 let database: TestDatabase;
 let writer: Writer;

@@ -6,12 +6,12 @@ CREATE TABLE signals (
   "timestamp"  timestamptz NOT NULL DEFAULT now()
                CHECK ("timestamp" >= '0001-01-01 00:00:00+00' AND "timestamp" < '10000-01-01 00:00:00+00'),
   signal_name  text NOT NULL,
-  -- JSON has no NaN and no infinities; a row that can't be told to a consumer is refused at the door.
+  -- JSON has no NaN and no infinities: a value that it can't carry is rejected.
   signal_value double precision NOT NULL
                CHECK (signal_value > '-Infinity' AND signal_value < 'Infinity'),
   attributes   jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attributes) = 'object'),
-  -- The transaction that wrote the row. Ids are handed out before commits, so they can't serve as a cursor; together
-  -- with a pg_snapshot this column says exactly what was committed between two moments.
+  -- The transaction that wrote the row. Ids are given out before commits, so an id can't serve as a cursor; this column
+  -- and a pg_snapshot say exactly what was committed between two moments.
   xid          xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 
@@ -20,9 +20,10 @@ CREATE INDEX signals_xid_id ON signals (xid, id);
 
 COMMENT ON TABLE signals IS 'Every signal, in the order of its commit: the truth behind the channel new_signals.';
 
--- Notifies the channel new_signals once for each inserted row, when the transaction commits.
+-- Notifies the channel new_signals of each inserted row, when the transaction commits. With its xid, a notification says
+-- by itself whether a snapshot covers the row.
 --
--- One call a statement, over the transition table: 1.5 times the rows per second of a row-level trigger.
+-- One call for each statement, over the transition table: 1.5 times the rows per second of a row-level trigger.
 -- The settings pin how a row is written as JSON, whatever the session of the writer has set: times in UTC, and doubles
 -- that read back to the same value.
 -- 8,000 bytes is NOTIFY_PAYLOAD_MAX_LENGTH in PostgreSQL's async.c, and the terminating zero counts: 7,999 fit.
@@ -35,11 +36,11 @@ AS $$
 BEGIN
   PERFORM pg_notify(
     'new_signals',
-    CASE WHEN octet_length(payload) < 8000 THEN payload ELSE format('{"id":%s,"truncated":true}', id) END
+    CASE WHEN octet_length(payload) < 8000 THEN payload ELSE format('{"id":%s,"xid":"%s","truncated":true}', id, xid) END
   )
   FROM (
-    SELECT id, row_to_json(signal)::text AS payload
-    FROM (SELECT id, "timestamp", signal_name, signal_value, attributes FROM new_rows) AS signal
+    SELECT id, xid, row_to_json(signal)::text AS payload
+    FROM (SELECT id, "timestamp", signal_name, signal_value, attributes, xid FROM new_rows) AS signal
     OFFSET 0 -- keeps the subquery as one: merged into the outer query, it would write each row's JSON twice
   ) AS notification;
   RETURN NULL;

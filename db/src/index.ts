@@ -1,7 +1,24 @@
+export { type BackoffOptions, backoff } from './backoff.ts';
+export { checkChannel, notify } from './notify.ts';
 export { createPool, type PoolOptions } from './pool.ts';
+export {
+  acquire,
+  ConnectTimeoutError,
+  createQuery,
+  discard,
+  discardIdle,
+  NoAnswerError,
+  NotConnectedError,
+  type Query,
+  QueryTimeoutError,
+  queryOn,
+  queryWithin,
+  withConnection,
+} from './query.ts';
 export { databaseSettings } from './settings.ts';
 export {
   PayloadError,
+  type PublishedSignal,
   parseSignal,
   SIGNAL_COLUMNS,
   SIGNALS_CHANNEL,

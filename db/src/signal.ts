@@ -1,8 +1,8 @@
 /** The row that producer and consumer agree on, and the one place where its JSON is read. */
 
-/** One row of the table `signals`, as the channel `new_signals` and `POST /ingest` show it. */
-export interface Signal {
-  /** Identity of the row; a JavaScript number, exact up to 2^53 - 1. */
+/** What a publisher gets back: one row of the table `signals`. */
+export interface PublishedSignal {
+  /** Unique in the table: a JavaScript number, exact up to 2^53 - 1. */
   readonly id: number;
   /** RFC 3339 in UTC with up to six digits of a second: text, since a `Date` would lose the microseconds. */
   readonly timestamp: string;
@@ -11,9 +11,16 @@ export interface Signal {
   readonly attributes: Readonly<Record<string, unknown>>;
 }
 
-/** What a notification says of a row that does not fit into 8,000 bytes: read it from the table. */
+/** What a consumer gets: the row as the channel `new_signals` has it. */
+export interface Signal extends PublishedSignal {
+  /** The transaction that wrote the row, in digits; a snapshot of the database says whether it covers the row. */
+  readonly xid: string;
+}
+
+/** Comes instead of a row that does not fit into 8,000 bytes: read it from the table. */
 export interface TruncatedSignal {
   readonly id: number;
+  readonly xid: string;
   readonly truncated: true;
 }
 
@@ -21,9 +28,9 @@ export interface TruncatedSignal {
 export const SIGNALS_CHANNEL = 'new_signals';
 
 /** The columns of a `Signal`, in the order in which the trigger writes them. */
-export const SIGNAL_COLUMNS = ['id', 'timestamp', 'signal_name', 'signal_value', 'attributes'] as const;
+export const SIGNAL_COLUMNS = ['id', 'timestamp', 'signal_name', 'signal_value', 'attributes', 'xid'] as const;
 
-/** A payload that is not a signal. Anyone may NOTIFY a channel, so this is data to report, not a fault of ours. */
+/** A payload that is not a signal. Anyone may NOTIFY a channel, so this is something to report, not a bug. */
 export class PayloadError extends Error {
   override name = 'PayloadError';
 }
@@ -44,6 +51,7 @@ export function parseSignal(payload: string): Signal | TruncatedSignal {
   }
   if (row === null || typeof row !== 'object') throw new PayloadError('expected a JSON object');
   if (!Number.isSafeInteger(row.id)) throw new PayloadError('expected "id" to be an integer');
+  if (typeof row.xid !== 'string') throw new PayloadError('expected "xid" to be a string');
   if (row.truncated === true) return row as TruncatedSignal;
   if (typeof row.timestamp !== 'string') throw new PayloadError('expected "timestamp" to be a string');
   if (typeof row.signal_name !== 'string') throw new PayloadError('expected "signal_name" to be a string');

@@ -1,7 +1,14 @@
 import { expect, test } from 'vitest';
 import { parseSignal, toUtc } from '../src/signal.ts';
 
-const row = { id: 7, timestamp: '2026-04-02T16:23:17.123456+00:00', signal_name: 'a', signal_value: 1, attributes: {} };
+const row = {
+  id: 7,
+  timestamp: '2026-04-02T16:23:17.123456+00:00',
+  signal_name: 'a',
+  signal_value: 1,
+  attributes: {},
+  xid: '745',
+};
 
 test('a payload is read as it was written, microseconds included', () => {
   expect(parseSignal(JSON.stringify(row))).toEqual(row);
@@ -20,8 +27,9 @@ test.each([
   expect(parseSignal(JSON.stringify({ ...row, timestamp: given }))).toMatchObject({ timestamp: utc });
 });
 
-test('a truncated row is told by its id alone', () => {
-  expect(parseSignal('{"id":7,"truncated":true}')).toEqual({ id: 7, truncated: true });
+test('a truncated row has its id and its transaction alone', () => {
+  const payload = '{"id":7,"xid":"745","truncated":true}';
+  expect(parseSignal(payload)).toEqual({ id: 7, xid: '745', truncated: true });
 });
 
 test.each([
@@ -33,12 +41,14 @@ test.each([
   ['{}', 'expected "id"'],
   [JSON.stringify({ ...row, id: '7' }), 'expected "id"'],
   [JSON.stringify(row).replace('7', '9007199254740993'), 'expected "id"'],
+  [JSON.stringify({ ...row, xid: 745 }), 'expected "xid"'],
+  ['{"id":7,"truncated":true}', 'expected "xid"'],
   [JSON.stringify({ ...row, timestamp: 5 }), 'expected "timestamp"'],
   [JSON.stringify({ ...row, timestamp: 'yesterday' }), 'expected "timestamp" to be RFC 3339'],
   [JSON.stringify({ ...row, timestamp: '2026-13-02T16:23:17+01:00' }), 'expected "timestamp" to be a date that exists'],
   [JSON.stringify({ ...row, signal_name: null }), 'expected "signal_name"'],
   [JSON.stringify({ ...row, signal_value: '1' }), 'expected "signal_value"'],
   [JSON.stringify({ ...row, attributes: [] }), 'expected "attributes"'],
-])('the payload %j is refused: %s', (payload, reason) => {
+])('the payload %j is rejected: %s', (payload, reason) => {
   expect(() => parseSignal(payload)).toThrow(reason);
 });

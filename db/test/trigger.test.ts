@@ -1,10 +1,10 @@
 /** What any program that writes the table may count on, in plain SQL. */
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import pg from 'pg';
 import { from as copyFrom } from 'pg-copy-streams';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { createTestDatabase, type TestDatabase } from '../src/testing.ts';
 
 let database: TestDatabase;
 let writer: pg.Client;
@@ -44,6 +44,11 @@ async function notified(): Promise<string[]> {
   return received.slice(0, -1);
 }
 
+async function transactionOf(name: string): Promise<string> {
+  const { rows } = await writer.query<{ xid: string }>('SELECT xid::text FROM signals WHERE signal_name = $1', [name]);
+  return rows[0]!.xid;
+}
+
 const insert = `INSERT INTO signals (signal_name, signal_value)`;
 
 test('an inserted row is notified as its JSON', async () => {
@@ -56,6 +61,7 @@ test('an inserted row is notified as its JSON', async () => {
       signal_name: 'temperature',
       signal_value: 21.5,
       attributes: { room: 'kitchen' },
+      xid: await transactionOf('temperature'),
     },
   ]);
 });
@@ -101,22 +107,26 @@ test.each([
   async (_name, character) => {
     for (const bytes of [7_999, 8_000, 100_000]) {
       id += 10;
-      // What surrounds the text takes as many bytes as in a row of the same id and time with no text.
+      // What surrounds the text takes as many bytes as in a row of the same id, time and transaction with no text.
       await writer.query(`SELECT setval(pg_get_serial_sequence('signals', 'id'), ${id})`);
-      const around = `{"id":${id + 1},"timestamp":"2026-01-01T00:00:00+00:00","signal_name":"","signal_value":1,"attributes":{}}`;
+      await writer.query('BEGIN');
+      const { rows } = await writer.query<{ xid: string }>('SELECT pg_current_xact_id()::text AS xid');
+      const { xid } = rows[0]!;
+      const around = `{"id":${id + 1},"timestamp":"2026-01-01T00:00:00+00:00","signal_name":"","signal_value":1,"attributes":{},"xid":"${xid}"}`;
       const room = bytes - around.length;
       const width = Buffer.byteLength(character);
       const name = 'a'.repeat(room % width) + character.repeat(room / width);
       await writer.query(`INSERT INTO signals ("timestamp", signal_name, signal_value) VALUES ('2026-01-01Z', $1, 1)`, [
         name,
       ]);
+      await writer.query('COMMIT');
       const [payload] = await notified();
       received = [];
       if (bytes < 8_000) {
         expect(Buffer.byteLength(payload!)).toBe(bytes);
         expect(JSON.parse(payload!).signal_name).toBe(name);
       } else {
-        expect(payload).toBe(`{"id":${id + 1},"truncated":true}`);
+        expect(payload).toBe(`{"id":${id + 1},"xid":"${xid}","truncated":true}`);
       }
     }
   },

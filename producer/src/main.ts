@@ -3,7 +3,7 @@ import cluster from 'node:cluster';
 import { runService } from '@pg-signals/runtime';
 import { startProducer } from './producer.ts';
 import { readProducerSettings } from './settings.ts';
-import { startWorkers } from './workers.ts';
+import { startWorkers } from './workers/workers.ts';
 
 await runService(
   readProducerSettings,

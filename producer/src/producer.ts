@@ -1,14 +1,15 @@
 /** The producer, wired up: HTTP in front, a pool behind, `ingest` between them. */
 import cluster from 'node:cluster';
 import type { RequestListener } from 'node:http';
-import { createPool } from '@pg-signals/db';
+import { createPool, queryWithin } from '@pg-signals/db';
 import { answerError, createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
 import type pg from 'pg';
+import { createPublisher, type Publisher } from 'pg-signals';
 import { keepClearingKeys } from './clearKeys.ts';
-import { createIngest, type Ingest } from './ingest.ts';
-import { createPublisher } from './publisher.ts';
+import { createIngest, type Ingest } from './ingest/ingest.ts';
+import { ingestMetrics } from './metrics.ts';
 import type { ProducerSettings } from './settings.ts';
-import { metricsOfAllWorkers } from './workerMetrics.ts';
+import { metricsOfAllWorkers } from './workers/workerMetrics.ts';
 
 /**
  * Starts a producer. The database may come later: until it does, `/readyz` says why not and `POST /ingest` answers 500.
@@ -25,14 +26,20 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   });
   const metrics = createMetrics();
   const shown = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
-  const publisher = createPublisher(pool, {
+  const publisher: Publisher = createPublisher(pool, {
     maxBatch: settings.INGEST_MAX_BATCH,
     maxInFlight: settings.INGEST_MAX_IN_FLIGHT,
     maxQueue: settings.INGEST_MAX_QUEUE,
     maxQueueBytes: settings.INGEST_MAX_QUEUE_BYTES,
     timeoutMs: settings.INGEST_TIMEOUT_MS,
     logger,
-    metrics,
+    observer: {
+      // One object: winston takes it as it is, while it searches and copies a message with fields.
+      publishing({ signal_name, signal_value }) {
+        logger.log({ level: 'info', message: 'Inserting data into database', signal_name, signal_value });
+      },
+      committed: ingestMetrics(metrics, () => publisher.waiting).committed,
+    },
   });
   const ingest = createIngest({
     publisher,
@@ -44,10 +51,10 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   const app = createApp({
     logger,
     metrics: shown,
-    ready: () => canInsert(pool),
+    ready: () => canInsert(pool, settings.INGEST_TIMEOUT_MS),
     routes: { '/ingest': { post: ingest } },
   });
-  const server = await listen(settings.INGEST_HOT_PATH ? inFrontOf(app, ingest, logger) : app, settings.PORT, {
+  const server = await listen(inFrontOf(app, ingest, logger), settings.PORT, {
     headersTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   }).catch(async (error) => {
     await pool.end();
@@ -56,7 +63,11 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   logger.info('Producer listens', { url: server.url });
 
   const abort = new AbortController();
-  const clearing = keepClearingKeys(pool, settings.INGEST_KEY_HOURS, logger, abort.signal);
+  const clearing = keepClearingKeys(
+    pool,
+    { hours: settings.INGEST_KEY_HOURS, timeoutMs: settings.INGEST_TIMEOUT_MS, logger },
+    abort.signal,
+  );
 
   async function stop(): Promise<void> {
     abort.abort();
@@ -69,25 +80,33 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   return { url: server.url, stop: () => (stopped ??= stop()) };
 }
 
-/** Answers `POST /ingest` without express, which takes no more than 10,000 requests a second by itself; the rest is its. */
+/** Answers `POST /ingest` without express, which by itself takes no more than 10,000 requests a second and serves the rest. */
 function inFrontOf(app: RequestListener, ingest: Ingest, logger: Logger): RequestListener {
   return (request, response) => {
-    if (request.url !== '/ingest' || request.method !== 'POST') return app(request, response);
+    const isIngest = request.url === '/ingest' || request.url?.startsWith('/ingest?');
+    if (!isIngest || request.method !== 'POST') return app(request, response);
     ingest(request, response).catch((error) => answerError(logger, error, request, response));
   };
 }
 
 /** @throws {Error} whose message says what keeps signals from being inserted. */
-async function canInsert(pool: pg.Pool): Promise<void> {
-  const { rows } = await pool
-    .query<{ readOnly: boolean; standby: boolean; granted: boolean | null; hasKeys: boolean }>(
-      `SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS "readOnly", has_table_privilege(to_regclass('signals'), 'INSERT') AS granted,
-          to_regclass('signal_keys') IS NOT NULL AS "hasKeys"`,
-    )
-    .catch((cause: Error) => {
-      throw new Error(`The database does not answer: ${cause.message || cause}`, { cause });
-    });
-  const { readOnly, standby, granted, hasKeys } = rows[0]!;
+async function canInsert(pool: pg.Pool, timeoutMs: number): Promise<void> {
+  const [row] = await queryWithin<[boolean, boolean, boolean | null, boolean]>(
+    pool,
+    {
+      text: `
+        SELECT
+          pg_is_in_recovery(),
+          current_setting('transaction_read_only')::boolean,
+          has_table_privilege(to_regclass('signals'), 'INSERT'),
+          to_regclass('signal_keys') IS NOT NULL`,
+      rowMode: 'array',
+    },
+    timeoutMs,
+  ).catch((cause: Error) => {
+    throw new Error(`The database does not answer: ${cause.message}`, { cause });
+  });
+  const [standby, readOnly, granted, hasKeys] = row!;
   if (standby) throw new Error('The database is a standby, which takes no writes: connect to its primary.');
   if (readOnly) throw new Error('The database takes no writes from this user: default_transaction_read_only is on.');
   if (granted === null) throw new Error('The table signals is missing: run npm run migrate.');

@@ -1,7 +1,7 @@
 /** What the environment says to a producer. */
 import { databaseSettings } from '@pg-signals/db';
 import { commonVariables, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
-import { z } from 'zod';
+import type { z } from 'zod';
 
 const schema = databaseSettings({
   ...commonVariables,
@@ -27,11 +27,6 @@ const schema = databaseSettings({
   INGEST_KEY_HOURS: wholeNumber(24, { min: 24 }),
   /** Processes on the same port. */
   INGEST_WORKERS: wholeNumber(1),
-  /** False leads POST /ingest through express: for comparison. */
-  INGEST_HOT_PATH: z
-    .enum(['true', 'false'])
-    .default('true')
-    .transform((text) => text === 'true'),
 });
 
 export type ProducerSettings = z.infer<typeof schema>;

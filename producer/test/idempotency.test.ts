@@ -1,7 +1,8 @@
 /** Retries that don't double: the same key is the same row, whoever sends it and when. */
+
+import { createPublisher, PublishError } from 'pg-signals';
 import { expect, test } from 'vitest';
 import { clearKeys } from '../src/clearKeys.ts';
-import { createPublisher, PublishError } from '../src/index.ts';
 import { post, postJson, useProducers } from './testProducer.ts';
 
 const producers = useProducers();
@@ -125,7 +126,7 @@ test('keys are cleared when they are old enough, in steps, and not before', asyn
     SELECT 'old' || n, 0, ''::bytea, 0, now() - interval '24 hours 1 second' FROM generate_series(1, 2500) AS n
     UNION ALL
     SELECT 'young', 0, ''::bytea, 0, now() - interval '23 hours 59 minutes'`);
-  expect(await clearKeys(producers.pool, 24)).toBe(2_500);
+  expect(await clearKeys(producers.pool, { hours: 24, timeoutMs: 5_000 })).toBe(2_500);
   const { rows } = await producers.client.query(`SELECT FROM signal_keys WHERE key = 'young'`);
   expect(rows).toHaveLength(1);
 });

@@ -1,8 +1,8 @@
 /** POST /ingest as a client sees it, on a whole producer. */
 import { once } from 'node:events';
 import net from 'node:net';
-import { freePort } from '@pg-signals/db/embedded';
-import { createTestDatabase, type TestDatabase } from '@pg-signals/db/testing';
+import { freePort } from '@pg-signals/local/embedded';
+import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -69,7 +69,7 @@ test('no body inserts a random signal, answers with its row, and logs it', async
   expect(log).toContain(`INFO Inserting data into database signal_name=test_signal signal_value=${signal_value}\n`);
 });
 
-test('a signal is inserted as it was sent, and the answer is what the consumers are told', async () => {
+test('a signal is inserted as it was sent, and the answer is what the consumers get', async () => {
   await client.query('LISTEN new_signals');
   const notified = once(client, 'notification');
   const { status, body } = await postSignal({
@@ -89,7 +89,7 @@ test('a signal is inserted as it was sent, and the answer is what the consumers 
     },
   ]);
   const [{ payload }] = (await notified) as [pg.Notification];
-  expect(JSON.parse(payload!)).toEqual(body);
+  expect(JSON.parse(payload!)).toEqual({ ...(body as object), xid: expect.any(String) });
   await client.query('UNLISTEN *');
 });
 

@@ -2,7 +2,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
-import { type Line, LineSplitter } from '../src/lines.ts';
+import { type Line, LineSplitter } from '../src/ingest/lines.ts';
 
 const MAX = 12;
 const TEXT = Buffer.concat([

@@ -1,6 +1,6 @@
 /** Whole producers on free ports, each test file against its own database. */
 import { createPool } from '@pg-signals/db';
-import { createTestDatabase } from '@pg-signals/db/testing';
+import { createTestDatabase } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
 import pg from 'pg';
 import { afterAll, beforeAll } from 'vitest';

@@ -3,7 +3,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import http from 'node:http';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/db/embedded';
+import { freePort } from '@pg-signals/local/embedded';
 import { afterEach, expect, test, vi } from 'vitest';
 import { postJson, useProducers } from './testProducer.ts';
 

@@ -1,4 +1,3 @@
-export { type BackoffOptions, backoff } from './backoff.ts';
 export {
   type AppOptions,
   answerError,

@@ -1,5 +1,5 @@
 /** What a program needs of a broker to publish and to subscribe; each broker has one, with its usual client. */
-import type { NewSignal } from '@pg-signals/producer';
+import type { NewSignal } from 'pg-signals';
 import type { BrokerName } from './names.ts';
 
 export interface BrokerClient {

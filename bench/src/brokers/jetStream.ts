@@ -1,7 +1,7 @@
 /** NATS JetStream: publish and await the acknowledgement; an ordered consumer to which the server pushes. */
 import { jetstream } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import type { NewSignal } from '@pg-signals/producer';
+import type { NewSignal } from 'pg-signals';
 
 export const STREAM = 'signals';
 

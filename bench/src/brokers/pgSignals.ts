@@ -1,7 +1,6 @@
 /** Ours from code: `createPublisher`, and a `Listener`. */
-import { Listener } from '@pg-signals/consumer';
 import { createPool } from '@pg-signals/db';
-import { createPublisher, type NewSignal } from '@pg-signals/producer';
+import { createPublisher, Listener, type NewSignal } from 'pg-signals';
 
 export async function connectPublisher(url: string) {
   return createPublisher(createPool({ connectionString: url, application_name: 'bench publisher' })).publish;

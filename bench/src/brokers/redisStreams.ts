@@ -1,5 +1,5 @@
 /** Redis Streams with `redis`: XADD, which the client sends on together in one write, and XREAD. */
-import type { NewSignal } from '@pg-signals/producer';
+import type { NewSignal } from 'pg-signals';
 import { createClient } from 'redis';
 
 export const STREAM = 'signals';

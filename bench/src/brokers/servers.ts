@@ -8,7 +8,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { freePort } from '@pg-signals/db/embedded';
+import { freePort } from '@pg-signals/local/embedded';
 import { createClient } from 'redis';
 import type { BenchDatabase } from '../database.ts';
 import { startPeer } from '../peerProcess.ts';

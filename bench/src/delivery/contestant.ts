@@ -4,9 +4,9 @@
  * It says `ready` when it listens. Told a number it says so again, and gives its figures once it has so many signals.
  */
 import { createRequire } from 'node:module';
-import { Listener, type Source } from '@pg-signals/consumer';
 import { createPool } from '@pg-signals/db';
 import pg from 'pg';
+import { Listener, type Source } from 'pg-signals';
 import postgres from 'postgres';
 
 /** Its types say `export default`; what it exports is the function itself. */
@@ -75,7 +75,7 @@ const ways: Record<Way, () => Promise<void>> = {
         beganAt = performance.now();
       },
       listening: (now: boolean) => now && proved.resolve(),
-      handedOn(source: Source, rows: number) {
+      delivered(source: Source, rows: number) {
         sources[source] += rows;
       },
     };

@@ -2,7 +2,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { FaultyProxy } from '@pg-signals/db/faulty-proxy';
+import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
 import type { Delivery } from './check.ts';
 import type { Deliveries, FromConsumer, ToConsumer } from './consumers/messages.ts';
 

@@ -1,6 +1,6 @@
 /** Carries the faults out: against the server, against a consumer's network, against its process. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Way } from '@pg-signals/db/faulty-proxy';
+import type { Way } from '@pg-signals/local/faulty-proxy';
 import type pg from 'pg';
 import { now } from './clock.ts';
 import type { Consumer } from './consumer.ts';

@@ -1,6 +1,6 @@
 /** The PostgreSQL of a run: real, its own, on a port that stays, and easy to crash. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type EmbeddedPostgres, freePort, startEmbeddedPostgres } from '@pg-signals/db/embedded';
+import { type EmbeddedPostgres, freePort, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import pg from 'pg';
 
 export class ChaosServer {

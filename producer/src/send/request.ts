@@ -1,6 +1,6 @@
 /** One request to a producer, sent again until it is answered for good. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backoff } from '@pg-signals/runtime';
+import { backoff } from '@pg-signals/db';
 
 export interface SendRequest {
   url: string;

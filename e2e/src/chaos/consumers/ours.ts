@@ -1,7 +1,7 @@
 /** Our consumer: the Listener as an application uses it, with settings short enough for a run of a minute. */
-import { Listener } from '@pg-signals/consumer';
 import { createPool } from '@pg-signals/db';
 import { createLogger } from '@pg-signals/runtime';
+import { Listener } from 'pg-signals';
 import type { Consume } from './consume.ts';
 
 export const consume: Consume = async (url, name, hooks, signal) => {

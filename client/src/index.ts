@@ -1,0 +1,18 @@
+export {
+  createPool,
+  notify,
+  type PoolOptions,
+  type PublishedSignal,
+  type Signal,
+} from '@pg-signals/db';
+export type { PayloadHandler } from './listen/connection.ts';
+export type { Callback } from './listen/dispatcher.ts';
+export type { Source } from './listen/feed.ts';
+export { type FeedRow, type FeedTable, signalsTable, type TruncatedRow } from './listen/feedTable.ts';
+export { type ListenOptions, listen } from './listen/listen.ts';
+export { Listener, type ListenerObserver, type ListenerOptions, type SignalCallback } from './listen/listener.ts';
+export type { Logger } from './logger.ts';
+export { type FieldError, isKey, type NewSignal } from './publish/newSignal.ts';
+export { isSignalsOwn, PublishError, type PublishFailure } from './publish/publishError.ts';
+export { createPublisher, type Publisher, type PublisherObserver, type PublisherOptions } from './publish/publisher.ts';
+export type { GroupKey } from './publish/signalRow.ts';

@@ -1,0 +1,131 @@
+/** Reads from the table what was committed between two snapshots: the queries of the catch-up. */
+import type { Query } from '@pg-signals/db';
+import { columnsSql, type TableColumns, tableSql } from './feedTable.ts';
+import type { Snapshot } from './snapshot.ts';
+
+/** Rows read at a time, of 8,000 bytes each at most: 20 MB. */
+export const PAGE_ROWS = 2_500;
+
+/** Before the first id that a bigint can hold. */
+const BEFORE_ALL = '-9223372036854775808';
+
+/** One row as the trigger would have notified it, with what orders it. */
+export type CommittedRow = [payload: string, xid: string, id: string];
+
+/**
+ * Where reading stands: first the stragglers (transactions that were running in the first snapshot), then all that began
+ * later, both along the index on (xid, id).
+ */
+export interface ReadingPlace {
+  readonly part: 'stragglers' | 'rest';
+  readonly xid: string;
+  readonly id: string;
+}
+
+/** A page of rows, and where the next one begins; undefined where there is none. */
+export interface Page {
+  readonly rows: CommittedRow[];
+  readonly next: ReadingPlace | undefined;
+}
+
+export const BEGINNING: ReadingPlace = { part: 'stragglers', xid: '0', id: BEFORE_ALL };
+
+/**
+ * A page of the rows that `to` covers and `from` does not, in the order (xid, id) within each part, after `place`.
+ *
+ * They are the rows of transactions that were running when `from` was taken, or began after it, and had committed when `to`
+ * was taken. As one query with OR, or with a lower bound beside the row comparison, PostgreSQL walks the whole index.
+ */
+export async function readPage(
+  query: Query,
+  table: TableColumns,
+  { from, to, place, timeoutMs }: { from: Snapshot; to: Snapshot; place: ReadingPlace; timeoutMs: number },
+): Promise<Page> {
+  const after = [place.xid, place.id, PAGE_ROWS];
+  if (place.part === 'stragglers') {
+    const running = [...from.running].join();
+    const rows = running
+      ? await query<CommittedRow>(stragglersSql(table), [`{${running}}`, to.text, ...after], timeoutMs)
+      : [];
+    const next = follow(place, rows) ?? { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
+    return { rows, next };
+  }
+  const rows = await query<CommittedRow>(restSql(table), [to.text, ...after], timeoutMs);
+  return { rows, next: follow(place, rows) };
+}
+
+/**
+ * A page of the rows that a standby shows and `from` does not cover, in the order (xid, id), after `place`. A standby does
+ * not know which transactions are running, so this reads from the oldest of them on, and its caller drops what it had
+ * before.
+ */
+export async function readStandbyPage(
+  query: Query,
+  table: TableColumns,
+  { from, place, timeoutMs }: { from: Snapshot; place: ReadingPlace; timeoutMs: number },
+): Promise<Page> {
+  const after: ReadingPlace = place === BEGINNING ? { ...place, xid: String(from.xmin) } : place;
+  const rows = await query<CommittedRow>(standbySql(table), [from.text, after.xid, after.id, PAGE_ROWS], timeoutMs);
+  return { rows, next: follow(after, rows) };
+}
+
+/** The rows with these ids, whole, as JSON. */
+export async function readRows(query: Query, table: TableColumns, ids: number[], timeoutMs: number): Promise<string[]> {
+  const rows = await query<[string]>(
+    `SELECT row_to_json(feed_row)::text
+     FROM (SELECT ${columnsSql(table)} FROM ${tableSql(table)} WHERE id = ANY ($1::bigint[])) AS feed_row`,
+    [ids],
+    timeoutMs,
+  );
+  return rows.map(([payload]) => payload);
+}
+
+function follow({ part }: ReadingPlace, rows: CommittedRow[]): ReadingPlace | undefined {
+  if (rows.length < PAGE_ROWS) return undefined;
+  const [, xid, id] = rows.at(-1)!;
+  return { part, xid, id };
+}
+
+export const stragglersSql = (table: TableColumns) =>
+  pageSql(
+    table,
+    `xid = ANY ($1::xid8[])
+      AND pg_visible_in_snapshot(xid, $2::pg_snapshot)
+      AND (xid, id) > ($3::xid8, $4::bigint)`,
+    '$5',
+  );
+
+export const restSql = (table: TableColumns) =>
+  pageSql(
+    table,
+    `(xid, id) > ($2::xid8, $3::bigint)
+      AND xid < pg_snapshot_xmax($1::pg_snapshot)
+      AND pg_visible_in_snapshot(xid, $1::pg_snapshot)`,
+    '$4',
+  );
+
+const standbySql = (table: TableColumns) =>
+  pageSql(table, `(xid, id) > ($2::xid8, $3::bigint) AND NOT pg_visible_in_snapshot(xid, $1::pg_snapshot)`, '$4');
+
+/**
+ * Each row as its notification: one of 8,000 bytes or more without its content, so that a page has a bound in bytes too. The
+ * inner LIMIT keeps PostgreSQL from writing the row as JSON once for each mention of `payload`.
+ */
+function pageSql(table: TableColumns, condition: string, limit: string): string {
+  return `
+  SELECT
+    CASE
+      WHEN octet_length(payload) < 8000 THEN payload
+      ELSE format('{"id":%s,"xid":"%s","truncated":true}', page.id, page.xid)
+    END,
+    page.xid,
+    page.id
+  FROM (
+    SELECT xid, id, (SELECT row_to_json(feed_row)::text FROM (SELECT ${columnsSql(table)}) AS feed_row) AS payload
+    FROM ${tableSql(table)}
+    WHERE ${condition}
+    ORDER BY xid, id
+    LIMIT ${limit}
+  ) AS page
+  ORDER BY page.xid, page.id`;
+}

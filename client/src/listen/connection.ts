@@ -1,0 +1,250 @@
+/** The one connection that listens: opened, proved, watched, replaced as often as it is lost. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { acquire, backoff, checkChannel, discard, discardIdle, type Query, queryOn } from '@pg-signals/db';
+import pg, { type Notification, type Pool, type PoolClient } from 'pg';
+import type { Logger } from '../logger.ts';
+import { type Marker, ProofError, Prover } from './proof.ts';
+import { type Snapshot, takeDurableSnapshot } from './snapshot.ts';
+
+/** Called with each payload notified on a channel. */
+export type PayloadHandler = (payload: string) => void;
+
+/** How rows can be received now. A follower gets a new one each time that this changes, after the old one has ended. */
+export type Connection = ListeningConnection | PollingConnection;
+
+/** Notifications come through it, and that was proved. */
+export interface ListeningConnection {
+  readonly mode: 'listening';
+  /** Durable, and taken after LISTEN: whatever it does not cover is notified. */
+  readonly snapshot: Snapshot;
+  /** Aborted when this connection is over. */
+  readonly ended: AbortSignal;
+  /** Proves the connection once more. It ends where that fails. */
+  prove(): Promise<void>;
+}
+
+/** Notifications are unavailable: read the table. */
+export interface PollingConnection {
+  readonly mode: 'polling';
+  readonly ended: AbortSignal;
+}
+
+/** Is called with what becomes of connections. */
+export interface ConnectionObserver {
+  /** A connection is about to be opened, the first one included. */
+  connecting(): void;
+  /** A connection was lost or could not be opened: attempt number `attempt` comes after `delayMs`. */
+  retrying(error: Error, attempt: number, delayMs: number): void;
+}
+
+export interface ConnectorOptions {
+  pool: Pool;
+  query: Query;
+  logger: Logger;
+  /** Called with every new connection; what it returns is waited for before the next one. */
+  follow: (connection: Connection) => Promise<void>;
+  /** Called with each marker that comes back, at its place among the notifications. */
+  onMarker: (marker: Marker) => void;
+  observer: ConnectionObserver;
+  proofIntervalMs: number;
+  proofTimeoutMs: number;
+  /** How long to poll before LISTEN is tried again. */
+  retryMs: number;
+}
+
+/** LISTEN is unavailable through this connection, and trying again at once won't help. */
+class NoListenError extends Error {
+  override name = 'NoListenError';
+}
+
+/** Keeps one connection listening on any number of channels, which may come and go while it runs. */
+export class Connector {
+  readonly #options: ConnectorOptions;
+  readonly #handlers = new Map<string, Set<PayloadHandler>>();
+  #client: PoolClient | undefined;
+  #prover: Prover | undefined;
+  #received = 0;
+  /** Ends the connection in use, with the reason. */
+  #lose: ((reason: Error) => void) | undefined;
+  #polling: { ended: AbortController; following: Promise<void> } | undefined;
+
+  constructor(options: ConnectorOptions) {
+    this.#options = options;
+  }
+
+  /** @throws {RangeError} for a name that PostgreSQL would cut (more than 63 bytes). */
+  addHandler(channel: string, handler: PayloadHandler): void {
+    checkChannel(channel);
+    const handlers = this.#handlers.get(channel);
+    if (handlers) handlers.add(handler);
+    else {
+      this.#handlers.set(channel, new Set([handler]));
+      this.#send('LISTEN', channel);
+    }
+  }
+
+  removeHandler(channel: string, handler: PayloadHandler): void {
+    const handlers = this.#handlers.get(channel);
+    if (!handlers?.delete(handler) || handlers.size > 0) return;
+    this.#handlers.delete(channel);
+    this.#send('UNLISTEN', channel);
+  }
+
+  /** Listens until `signal` aborts; resolves when the connection is back in the pool with UNLISTEN done. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { logger, observer, retryMs } = this.#options;
+    for (let attempt = 1; !signal.aborted; attempt++) {
+      observer.connecting();
+      try {
+        await this.#listen(signal, () => {
+          attempt = 0;
+        });
+      } catch (error) {
+        if (signal.aborted) break;
+        const reason = (error as Error).message;
+        if (error instanceof NoListenError) {
+          if (!this.#polling) {
+            logger.warn('No notifications here, reading the table instead', { reason, listen_again_ms: retryMs });
+            this.#poll(signal);
+          }
+          await sleep(retryMs, undefined, { signal }).catch(() => {});
+          attempt = 0;
+        } else {
+          const delay = backoff(Math.max(attempt, 1));
+          observer.retrying(error as Error, attempt + 1, delay);
+          await discardIdle(this.#options.pool).catch(() => {}); // a new one may fail too: the next attempt reports it
+          logger.warn('Not listening, connecting again', { reason, delay_ms: delay, attempt: attempt + 1 });
+          await sleep(delay, undefined, { signal }).catch(() => {});
+        }
+      }
+    }
+    await this.#stopPolling();
+  }
+
+  /** One connection, from its opening to its end. Rejects when it is lost; resolves when `signal` aborts. */
+  async #listen(signal: AbortSignal, onOpened: () => void): Promise<void> {
+    const { pool, query, proofTimeoutMs, logger } = this.#options;
+    const client = await acquire(pool, proofTimeoutMs);
+    const over = new AbortController();
+    const lost = Promise.withResolvers<never>();
+    lost.promise.catch(() => {}); // it may be lost at a moment when nothing waits for it
+    const lose = (reason: Error) => {
+      lost.reject(reason);
+      over.abort();
+    };
+    this.#lose = lose;
+    const onEnd = () => lose(new Error('the connection ended'));
+    client.on('error', lose).on('end', onEnd).on('notification', this.#receive);
+    let opened = false;
+    let following: Promise<void> | undefined;
+    const stop = () => (opened ? over.abort() : lose(new Error('stopping')));
+    signal.addEventListener('abort', stop);
+    try {
+      await Promise.race([this.#open(client), lost.promise]);
+      opened = true;
+      onOpened();
+      await this.#stopPolling();
+      const snapshot = await Promise.race([takeDurableSnapshot(query), lost.promise]);
+      const prove = () => this.#prove();
+      following = this.#options.follow({ mode: 'listening', snapshot, ended: over.signal, prove });
+      logger.info('Starting listener', { channels: [...this.#handlers.keys()].join(',') });
+      await Promise.race([this.#keepProving(over.signal), lost.promise]);
+      this.#client = undefined;
+      await queryOn(client, 'UNLISTEN *', [], proofTimeoutMs);
+      client.off('error', lose).off('end', onEnd).off('notification', this.#receive);
+      client.release();
+    } catch (error) {
+      client.off('notification', this.#receive);
+      discard(client);
+      throw error;
+    } finally {
+      this.#client = this.#prover = this.#lose = undefined;
+      signal.removeEventListener('abort', stop);
+      over.abort();
+      await following;
+    }
+  }
+
+  /** LISTEN on every channel and the first proof: LISTEN alone succeeds where nothing will ever come. */
+  async #open(client: PoolClient): Promise<void> {
+    const { query, onMarker, proofTimeoutMs: timeoutMs } = this.#options;
+    const [row] = await queryOn<[boolean, number]>(
+      client,
+      'SELECT pg_is_in_recovery(), pg_backend_pid()',
+      [],
+      timeoutMs,
+    );
+    const [standby, backend] = row!;
+    if (standby) {
+      throw new NoListenError(
+        'this server is a standby, which has no notifications: point DATABASE_URL at the primary',
+      );
+    }
+    this.#prover = new Prover({ query, timeoutMs, receivedSoFar: () => this.#received, onMarker });
+    const channels = [this.#prover.channel, ...this.#handlers.keys()];
+    const listen = channels.map((channel) => `LISTEN ${pg.escapeIdentifier(channel)}`).join('; ');
+    await queryOn(client, listen, [], timeoutMs);
+    this.#client = client;
+    try {
+      await this.#prover.prove();
+    } catch (error) {
+      if (!(error instanceof ProofError)) throw error;
+      // No marker, but does the connection answer? Then something between us and the server swallows notifications.
+      await queryOn(client, 'UNLISTEN *', [], timeoutMs);
+      // A pooler gives out process ids of its own, so the one that we got is not that of the server's backend.
+      const isPooler = (client as PoolClient & { processID: number }).processID !== backend;
+      throw new NoListenError(
+        isPooler
+          ? 'a pooler in transaction mode stands before the server and swallows LISTEN: point DATABASE_URL at the server itself, or set pool_mode=session'
+          : 'LISTEN succeeds here but no notification comes through: point DATABASE_URL at the server itself',
+      );
+    }
+  }
+
+  async #keepProving(over: AbortSignal): Promise<void> {
+    for (;;) {
+      await sleep(this.#options.proofIntervalMs, undefined, { signal: over }).catch(() => {});
+      if (over.aborted) return;
+      await this.#prove();
+    }
+  }
+
+  /** A proof that fails ends the connection; the error to see is then the one that `#listen` rejects with. */
+  async #prove(): Promise<void> {
+    try {
+      await this.#prover?.prove();
+    } catch (error) {
+      this.#lose?.(error as Error);
+      throw error;
+    }
+  }
+
+  #poll(signal: AbortSignal): void {
+    const ended = new AbortController();
+    signal.addEventListener('abort', () => ended.abort(), { once: true });
+    const following = this.#options.follow({ mode: 'polling', ended: ended.signal });
+    this.#polling = { ended, following };
+  }
+
+  async #stopPolling(): Promise<void> {
+    this.#polling?.ended.abort();
+    await this.#polling?.following;
+    this.#polling = undefined;
+  }
+
+  #receive = ({ channel, payload = '' }: Notification): void => {
+    this.#received++;
+    const handlers = this.#handlers.get(channel);
+    if (handlers) for (const handler of handlers) handler(payload);
+    else if (channel === this.#prover?.channel) this.#prover.receive(payload);
+  };
+
+  /** On a connection that listens already; a new one listens on every channel anyway. */
+  #send(command: 'LISTEN' | 'UNLISTEN', channel: string): void {
+    const client = this.#client;
+    if (!client) return;
+    queryOn(client, `${command} ${pg.escapeIdentifier(channel)}`, [], this.#options.proofTimeoutMs).catch((error) =>
+      this.#lose?.(error as Error),
+    );
+  }
+}

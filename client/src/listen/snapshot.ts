@@ -1,0 +1,128 @@
+/** What a database had committed at one moment, and on which server that is true. */
+import type { Query } from '@pg-signals/db';
+
+/** Which server a snapshot was taken on. */
+export interface Server {
+  /** Made by initdb; the same on a primary and its standbys. */
+  readonly systemIdentifier: string;
+  /** Grows by one with each promotion of a standby. */
+  readonly timeline: number;
+  /** When the server was started: distinguishes a standby promoted in place from another server. */
+  readonly startedAt: string;
+  readonly standby: boolean;
+}
+
+export interface SnapshotFields {
+  /** As PostgreSQL writes a `pg_snapshot`: `xmin:xmax:xip,xip,…`. */
+  readonly text: string;
+  readonly server: Server;
+  /** End of the WAL when the snapshot was taken, in bytes. */
+  readonly lsn: bigint;
+  /** How much of the WAL was on disk then, in bytes. */
+  readonly flushedLsn: bigint;
+  /** When it was asked for, by `performance.now()`: everything committed before that is in it. */
+  readonly takenAt: number;
+  /** When its answer came: every snapshot asked for after that is newer. */
+  readonly receivedAt: number;
+}
+
+/**
+ * A `pg_snapshot`: it says for each transaction whether it was over.
+ *
+ * On a primary it is exact. A standby does not know which transactions are running (its `pg_current_snapshot()` has an
+ * empty list of them), so there only what lies below `xmin` is certain.
+ */
+export class Snapshot {
+  readonly text: string;
+  readonly server: Server;
+  readonly lsn: bigint;
+  readonly flushedLsn: bigint;
+  readonly takenAt: number;
+  readonly receivedAt: number;
+  /** The oldest transaction that was running; every older one was over. */
+  readonly xmin: number;
+  /** The first transaction that had not begun. */
+  readonly xmax: number;
+  /** The transactions from xmin to xmax that were running. */
+  readonly running: ReadonlySet<number>;
+
+  constructor(fields: SnapshotFields) {
+    const [xmin, xmax, running] = fields.text.split(':');
+    this.text = fields.text;
+    this.server = fields.server;
+    this.lsn = fields.lsn;
+    this.flushedLsn = fields.flushedLsn;
+    this.takenAt = fields.takenAt;
+    this.receivedAt = fields.receivedAt;
+    this.xmin = Number(xmin);
+    this.xmax = Number(xmax);
+    this.running = new Set(running ? running.split(',').map(Number) : []);
+  }
+
+  /** True for a committed transaction that is visible in this snapshot. */
+  covers(xid: number): boolean {
+    return xid < this.xmax && !this.running.has(xid);
+  }
+
+  with(changes: Partial<SnapshotFields>): Snapshot {
+    return new Snapshot({ ...this, ...changes });
+  }
+}
+
+const COLUMNS = `
+  pg_current_snapshot()::text,
+  (pg_control_system()).system_identifier::text,
+  CASE WHEN pg_is_in_recovery()
+    THEN (pg_control_checkpoint()).timeline_id
+    ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
+  END,
+  pg_postmaster_start_time()::text,
+  pg_is_in_recovery(),
+  CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn,
+  CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn`;
+
+type Row = [string, string, number, string, boolean, string, string];
+
+/**
+ * Takes a snapshot that a crash can't undo: when this resolves, the WAL is on disk up to everything that the snapshot
+ * covers.
+ *
+ * A transaction that is rolled back, or that only notifies, ends without a flush. If the server crashes before the WAL is
+ * written, that transaction never was, and its number is given to another one, whose rows a cursor at such a snapshot would
+ * skip. So where some of the WAL is not on disk yet, the statement that takes the snapshot writes a message of a few bytes
+ * into it, and its own commit flushes everything before that. There is no moment in between for a crash.
+ */
+export function takeDurableSnapshot(query: Query): Promise<Snapshot> {
+  return take(
+    query,
+    `SELECT ${COLUMNS},
+       CASE WHEN NOT pg_is_in_recovery() THEN
+         CASE WHEN pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() THEN
+           set_config('synchronous_commit', 'local', true) || pg_logical_emit_message(true, 'pg_signals', 'flush')::text
+         END
+       END`,
+    [],
+  );
+}
+
+/**
+ * Takes a snapshot and notifies a channel after it: the snapshot is that of the statement, the notification leaves at its
+ * commit. Whoever receives it has received all that the snapshot covers before it.
+ */
+export function takeSnapshotAndNotify(query: Query, channel: string, payload: string): Promise<Snapshot> {
+  return take(query, `SELECT ${COLUMNS}, pg_notify($1, $2)`, [channel, payload]);
+}
+
+async function take(query: Query, sql: string, values: unknown[]): Promise<Snapshot> {
+  const takenAt = performance.now();
+  const [row] = await query<Row>(sql, values);
+  const [text, systemIdentifier, timeline, startedAt, standby, lsn, flushedLsn] = row!;
+  return new Snapshot({
+    text,
+    server: { systemIdentifier, timeline, startedAt, standby },
+    lsn: BigInt(lsn),
+    flushedLsn: BigInt(flushedLsn),
+    takenAt,
+    receivedAt: performance.now(),
+  });
+}

@@ -1,0 +1,183 @@
+/** What a consumer missed comes from the table: all of it, once, and in order. */
+
+import { createPool, createQuery } from '@pg-signals/db';
+import { expect, test } from 'vitest';
+import { BEGINNING, type ReadingPlace, readPage, restSql, stragglersSql } from '../../src/listen/committedRows.ts';
+import { signalsTable } from '../../src/listen/feedTable.ts';
+import { type Snapshot, takeDurableSnapshot } from '../../src/listen/snapshot.ts';
+import { useListeners } from '../testListener.ts';
+
+const listeners = useListeners();
+const { listening, another } = listeners;
+
+test('what is committed while the connection is down is delivered once it is up again', async () => {
+  const listener = await listening();
+  const before = await listeners.writer.insert(3);
+  await listener.received(3);
+  for (let round = 2; round <= 6; round++) {
+    await listeners.writer.killBackends();
+    await listeners.writer.insert(100);
+    await listener.listening(round);
+  }
+  await listener.received(503);
+  expect(listener.ids.slice(0, 3)).toEqual(before);
+  expect(listener.ids.toSorted((a, b) => a - b)).toEqual(
+    (await listeners.writer.committed()).toSorted((a, b) => a - b),
+  );
+});
+
+test('a transaction with a low id that commits after later ones is delivered, whenever it commits', async () => {
+  const listener = await listening();
+  const [early, during, late, never] = await Promise.all([another(), another(), another(), another()]);
+  const low = [];
+  for (const each of [early, during, late, never]) {
+    await each.client.query('BEGIN');
+    low.push(...(await each.insert(2)));
+  }
+  await listeners.writer.insert(2);
+  await early.client.query('COMMIT');
+  await listener.received(4);
+  await listeners.writer.killBackends();
+  await during.client.query('COMMIT');
+  await listeners.writer.insert(2);
+  await listener.listening(2);
+  await listener.received(8);
+  await listeners.writer.insert(1);
+  await late.client.query('COMMIT');
+  await listener.received(11);
+  // A transaction left open delayed nobody. Rolled back, it leaves nothing.
+  await listeners.writer.killBackends();
+  await never.client.query('ROLLBACK');
+  await listener.listening(3);
+  await listeners.writer.insert(1);
+  await listener.received(12);
+  const committed = await listeners.writer.committed();
+  expect(listener.ids.toSorted((a, b) => a - b)).toEqual(committed.toSorted((a, b) => a - b));
+  expect(committed).toEqual(expect.arrayContaining(low.slice(0, 6)));
+});
+
+test('rows of subtransactions are delivered with their transaction, those rolled back never', async () => {
+  const listener = await listening();
+  const other = await another();
+  await other.client.query('BEGIN; SAVEPOINT a');
+  const kept = await other.insert(1);
+  await other.client.query('SAVEPOINT b');
+  await other.insert(1);
+  await other.client.query('ROLLBACK TO b; SAVEPOINT c');
+  kept.push(...(await other.insert(1)));
+  await listeners.writer.killBackends();
+  await listener.listening(2);
+  await other.client.query('COMMIT');
+  await listener.received(2);
+  await listeners.writer.killBackends();
+  await listener.listening(3);
+  const [last] = await listeners.writer.insert(1);
+  await listener.received(3);
+  expect(listener.ids).toEqual([...kept, last]);
+});
+
+test('100,000 rows missed at once come once each and in order', async () => {
+  const listener = await listening();
+  await listeners.writer.killBackends();
+  await listeners.writer.client.query('BEGIN');
+  const first = await listeners.writer.insert(1);
+  await listeners.writer.client.query(
+    `INSERT INTO signals (signal_name, signal_value) SELECT 'missed', n FROM generate_series(1, 99999) AS n`,
+  );
+  await listeners.writer.killBackends();
+  await listeners.writer.client.query('COMMIT');
+  await listener.received(100_000);
+  expect(listener.ids[0]).toBe(first[0]);
+  expect(listener.ids.every((id, at) => id === first[0]! + at)).toBe(true);
+});
+
+test('rows over 8,000 bytes are read from the table, in their place among the rest', async () => {
+  const listener = await listening();
+  const large = JSON.stringify({ text: 'x'.repeat(20_000) });
+  await listeners.writer.client.query('BEGIN');
+  const ids = [
+    ...(await listeners.writer.insert(1)),
+    ...(await listeners.writer.insert(40, large)),
+    ...(await listeners.writer.insert(1)),
+  ];
+  await listeners.writer.client.query('COMMIT');
+  await listener.received(42);
+  expect(listener.ids).toEqual(ids);
+  expect(listener.signals[20]!.attributes).toEqual(JSON.parse(large));
+  await listeners.writer.killBackends();
+  const missed = [...(await listeners.writer.insert(20, large)), ...(await listeners.writer.insert(1))];
+  await listener.received(63);
+  expect(listener.ids.slice(42)).toEqual(missed);
+  expect(listener.signals[45]!.attributes).toEqual(JSON.parse(large));
+});
+
+test('a large row that is deleted before it can be read is reported and skipped', async () => {
+  const hold = Promise.withResolvers<void>();
+  const listener = await listening({ callback: () => hold.promise });
+  await listeners.writer.insert(1);
+  await listener.received(1);
+  const [gone] = await listeners.writer.insert(1, JSON.stringify({ text: 'x'.repeat(20_000) }));
+  await listeners.writer.client.query('DELETE FROM signals WHERE id = $1', [gone]);
+  const [last] = await listeners.writer.insert(1);
+  hold.resolve();
+  await listener.received(2);
+  expect(listener.ids[1]).toBe(last);
+  expect(listener.counts.rowMissing).toBe(1);
+  expect(listener.log).toContain(
+    `WARN A row was deleted before it could be read, skipping it table=signals id=${gone}`,
+  );
+});
+
+test('both queries of the catch-up read along the index, whatever the age of the snapshot', async () => {
+  await listeners.writer.client.query(`ALTER TABLE signals DISABLE TRIGGER ALL`);
+  for (let batch = 0; batch < 30; batch++) await listeners.writer.insert(1_000);
+  await listeners.writer.client.query('ANALYZE signals');
+  const { rows } = await listeners.writer.client.query<{ now: string; xid: string }>(
+    'SELECT pg_current_snapshot()::text AS now, xid::text FROM signals ORDER BY signals.xid DESC LIMIT 1',
+  );
+  const { now, xid } = rows[0]!;
+  for (const [sql, values] of [
+    [restSql(signalsTable), [now, '3', '0', 1_000]],
+    [restSql(signalsTable), [now, xid, '0', 1_000]],
+    [stragglersSql(signalsTable), [`{${xid}}`, now, '0', '0', 1_000]],
+  ] as const) {
+    const plan = await listeners.writer.client.query<{ 'QUERY PLAN': string }>(`EXPLAIN (ANALYZE, BUFFERS) ${sql}`, [
+      ...values,
+    ]);
+    const [text = ''] = plan.rows
+      .map((row) => row['QUERY PLAN'])
+      .join('\n')
+      .split('Planning:');
+    expect(text).toMatch(/Scan (using|on) signals_xid_id/);
+    expect(text).not.toMatch(/Seq Scan/);
+    // A page of 1,000 rows of some 100 bytes: a walk along the whole index would be ten times that.
+    const pages = [...text.matchAll(/Buffers: shared hit=(\d+)/g)].map((match) => Number(match[1]));
+    expect(Math.max(...pages)).toBeLessThan(60);
+  }
+});
+
+test('between two snapshots lie exactly the rows that the later sees and the earlier does not', async () => {
+  const pool = createPool({ connectionString: listeners.url, application_name: 'positions', max: 2 });
+  const query = createQuery(pool, 5_000);
+  const read = async (from: Snapshot, to: Snapshot) => {
+    const ids: number[] = [];
+    for (let place: ReadingPlace | undefined = BEGINNING; place; ) {
+      const page = await readPage(query, signalsTable, { from, to, place, timeoutMs: 5_000 });
+      ids.push(...page.rows.map(([, , id]) => Number(id)));
+      place = page.next;
+    }
+    return ids;
+  };
+  const open = await another();
+  await open.client.query('BEGIN');
+  const straggler = await open.insert(1);
+  await listeners.writer.insert(1);
+  const a = await takeDurableSnapshot(query);
+  const between = await listeners.writer.insert(2_500);
+  await open.client.query('COMMIT');
+  const b = await takeDurableSnapshot(query);
+  await listeners.writer.insert(1);
+  expect(await read(a, b)).toEqual([...straggler, ...between]);
+  expect(await read(a, a)).toEqual([]);
+  await pool.end();
+});

@@ -1,0 +1,75 @@
+import { expect, test } from 'vitest';
+import { Cursor } from '../../src/listen/cursor.ts';
+import { Snapshot } from '../../src/listen/snapshot.ts';
+
+const server = { systemIdentifier: '1', timeline: 1, startedAt: 'then', standby: false };
+
+/** Taken at a moment: transactions below `xmax` are over, but for those that run; the WAL ends at the moment, too. */
+const at = (moment: number, xmax: number, { running = '', flushed = moment } = {}) =>
+  new Snapshot({
+    text: `${running.split(',')[0] || xmax}:${xmax}:${running}`,
+    server,
+    lsn: BigInt(moment),
+    flushedLsn: BigInt(flushed),
+    takenAt: moment,
+    receivedAt: moment,
+  });
+const row = (xid: number, id: number) => ({ xid: String(xid), id });
+
+test('a proved snapshot that is on disk forgets exactly the rows that it covers', () => {
+  const cursor = new Cursor(at(1, 10));
+  for (const each of [row(10, 1), row(11, 2), row(11, 3), row(12, 4)]) cursor.record(each);
+  const proof = at(5, 12, { running: '11' });
+  cursor.prove(proof);
+  expect(cursor.snapshot).toBe(proof);
+  const delivered = cursor.delivered();
+  expect([row(10, 1), row(11, 2), row(11, 3), row(12, 4)].map((each) => delivered.has(each))).toEqual([
+    false,
+    true,
+    true,
+    true,
+  ]);
+  expect(cursor.size).toBe(3);
+});
+
+test('a row is known by its transaction and its id: an id that is given out again is another row', () => {
+  const cursor = new Cursor(at(1, 10));
+  cursor.record(row(10, 1));
+  expect(cursor.delivered().has(row(10, 1))).toBe(true);
+  expect(cursor.delivered().has(row(11, 1))).toBe(false);
+});
+
+test('a snapshot that is not on disk yet counts when a later proof says that it is, and later ones do not push it out', () => {
+  const [start, first, second, third] = [
+    at(1, 10),
+    at(5, 11, { flushed: 4 }),
+    at(9, 12, { flushed: 4 }),
+    at(12, 13, { flushed: 6 }),
+  ];
+  const cursor = new Cursor(start);
+  cursor.record(row(10, 1));
+  cursor.prove(first);
+  cursor.record(row(11, 2));
+  cursor.prove(second);
+  expect([cursor.snapshot, cursor.proved, cursor.size]).toEqual([start, first, 2]);
+  cursor.prove(third);
+  expect([cursor.snapshot, cursor.proved, cursor.size]).toEqual([first, third, 1]);
+});
+
+test('a proof that was begun before the latest catch-up moves nothing back', () => {
+  const cursor = new Cursor(at(1, 10));
+  const before = at(5, 11);
+  const caughtUp = at(6, 20);
+  cursor.moveTo(caughtUp);
+  cursor.prove(before);
+  expect(cursor.snapshot).toBe(caughtUp);
+});
+
+test('a catch-up forgets a proof whose snapshot was not on disk: the server may have crashed since', () => {
+  const cursor = new Cursor(at(1, 10));
+  cursor.prove(at(5, 11, { flushed: 4 }));
+  const caughtUp = at(6, 10);
+  cursor.moveTo(caughtUp);
+  cursor.prove(at(9, 10, { flushed: 8 }));
+  expect(cursor.snapshot).toBe(caughtUp);
+});

@@ -1,0 +1,289 @@
+/** Where LISTEN is not to be had: behind a transaction pooler (a real pgbouncer) and on a standby that is promoted. */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { migrate } from '@pg-signals/db/migrate';
+import { type EmbeddedPostgres, freePort, startEmbeddedPostgres } from '@pg-signals/local/embedded';
+import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { type TestListener, useListeners, Writer } from '../testListener.ts';
+
+const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-fallback-'));
+chmodSync(directory, 0o755);
+let primary: EmbeddedPostgres;
+
+beforeAll(async () => {
+  primary = await startEmbeddedPostgres({ directory: path.join(directory, 'primary') });
+  await migrate(primary.url);
+});
+afterAll(async () => {
+  await primary.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+const listeners = useListeners({ url: () => primary.url, proofTimeoutMs: 300 });
+const start = (url: string) => listeners.start({ url });
+
+/** Resolves when this listener has a signal that is inserted now: from here on its beginning is behind it. */
+async function following(listener: TestListener): Promise<void> {
+  const seen = listener.ids.length;
+  const [id] = await listeners.writer.insert(1);
+  await listener.received(seen + 1);
+  expect(listener.ids).toContain(id);
+}
+
+const hasPgbouncer = spawnSync('pgbouncer', ['--version']).status === 0;
+if (!hasPgbouncer)
+  process.stderr.write('skipped: the tests behind pgbouncer, which is not installed (Debian package pgbouncer)\n');
+
+describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
+  let port: number;
+  let bouncer: ChildProcess;
+  const ini = path.join(directory, 'pgbouncer.ini');
+
+  function configure(poolMode: string): void {
+    const { username, password } = new URL(primary.url);
+    const lines = [
+      '[databases]',
+      `signals = host=127.0.0.1 port=${primary.port} user=${username} password=${password}`,
+      '[pgbouncer]',
+      `pool_mode = ${poolMode}`,
+      'listen_addr = 127.0.0.1',
+      `listen_port = ${port}`,
+      'unix_socket_dir =',
+      'auth_type = any',
+    ];
+    writeFileSync(ini, `${lines.join('\n')}\n`, { mode: 0o644 });
+  }
+
+  beforeAll(async () => {
+    port = await freePort();
+  });
+  afterEach(async () => {
+    await listeners.stop();
+    bouncer.kill('SIGQUIT');
+    await new Promise((resolve) => bouncer.once('exit', resolve));
+  });
+
+  async function startBouncer(poolMode: string): Promise<string> {
+    configure(poolMode);
+    // Like PostgreSQL it refuses to run as root.
+    const owner = process.getuid?.() === 0 ? { uid: Number(execFileSync('id', ['-u', 'nobody'])) } : {};
+    bouncer = spawn('pgbouncer', [ini], { ...owner, stdio: ['ignore', 'ignore', 'pipe'] });
+    await new Promise<void>((resolve, reject) => {
+      let log = '';
+      bouncer.stderr!.on('data', (chunk) => {
+        log += chunk;
+        if (log.includes('process up')) resolve();
+      });
+      bouncer.once('exit', (code) => reject(new Error(`pgbouncer ended with code ${code}: ${log}`)));
+    });
+    return `postgres://any@127.0.0.1:${port}/signals`;
+  }
+
+  test('in transaction mode it says so, reads the table, and listens by itself when the mode is changed', async () => {
+    const listener = start(await startBouncer('transaction'));
+    await listener.happened('polling');
+    expect(listener.log).toContain(
+      'WARN No notifications here, reading the table instead reason=a pooler in transaction mode stands before the server and swallows LISTEN: point DATABASE_URL at the server itself, or set pool_mode=session',
+    );
+    await listener.happened('reads');
+    for (let batch = 0; batch < 5; batch++) await listeners.writer.insert(100);
+    await listeners.writer.insert(20, JSON.stringify({ text: 'x'.repeat(10_000) }));
+    await listener.received(520);
+    expect(listener.counts.listening).toBeUndefined();
+    expect(listener.listener.proofAgeMs).toBeLessThan(10_000);
+
+    configure('session');
+    bouncer.kill('SIGHUP');
+    await listener.listening();
+    await listeners.writer.insert(10);
+    await listener.received(530);
+    expect(listener.ids).toEqual((await listeners.writer.committed()).slice(-530));
+    expect(listener.counts.polling).toBe(1);
+  });
+
+  test('in session mode it listens', async () => {
+    const listener = start(await startBouncer('session'));
+    await listener.listening();
+    await following(listener);
+  });
+});
+
+describe('on a standby', () => {
+  let standby: EmbeddedPostgres;
+  let copies = 0;
+
+  /** A streaming standby of the primary, made from a copy of its stopped data. */
+  async function startStandby(): Promise<EmbeddedPostgres> {
+    const { port } = primary;
+    const copy = path.join(directory, `standby-${++copies}`);
+    await primary.stop();
+    execFileSync('cp', ['-a', path.join(directory, 'primary'), copy]);
+    primary = await startEmbeddedPostgres({ directory: path.join(directory, 'primary'), port });
+    await listeners.writer.end();
+    listeners.writer = await Writer.connect(primary.url);
+    const { username, password } = new URL(primary.url);
+    execFileSync('cp', ['-a', path.join(copy, 'data', 'PG_VERSION'), path.join(copy, 'data', 'standby.signal')]);
+    appendFileSync(
+      path.join(copy, 'data', 'postgresql.auto.conf'),
+      `primary_conninfo = 'host=127.0.0.1 port=${port} user=${username} password=${password}'\n`,
+    );
+    return startEmbeddedPostgres({ directory: copy });
+  }
+
+  /** Resolves when the standby has replayed all that the primary has committed. */
+  async function caughtUp(): Promise<void> {
+    const { rows } = await listeners.writer.client.query<{ lsn: string }>(
+      'SELECT pg_current_wal_flush_lsn()::text AS lsn',
+    );
+    const other = await Writer.connect(standby.url);
+    for (;;) {
+      const { rows: replayed } = await other.client.query('SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn AS done', [
+        rows[0]!.lsn,
+      ]);
+      if (replayed[0].done) break;
+      await other.client.query('SELECT pg_sleep(0.01)');
+    }
+    await other.end();
+  }
+
+  async function promote(): Promise<Writer> {
+    const other = await Writer.connect(standby.url);
+    await other.client.query('SELECT pg_promote()');
+    return other;
+  }
+
+  beforeEach(async () => {
+    standby = await startStandby();
+  });
+  afterEach(async () => {
+    await listeners.stop();
+    await standby.stop();
+  });
+
+  test('it says so, reads the table exactly once, and listens when the standby is promoted', async () => {
+    const open = await Writer.connect(primary.url);
+    await open.client.query('BEGIN');
+    const straggler = await open.insert(1);
+    const listener = start(standby.url);
+    await listener.happened('polling');
+    expect(listener.log).toContain(
+      'WARN No notifications here, reading the table instead reason=this server is a standby',
+    );
+    await listener.happened('reads');
+    await caughtUp();
+    for (let batch = 0; batch < 5; batch++) {
+      await listeners.writer.insert(100);
+      await listener.received(100 * (batch + 1));
+    }
+    await open.client.query('COMMIT');
+    await listener.received(501);
+    expect(listener.ids).toContain(straggler[0]);
+    await open.end();
+    await caughtUp();
+    const promoted = await promote();
+    const more = await promoted.insert(10);
+    await listener.listening();
+    more.push(...(await promoted.insert(10)));
+    await listener.received(521);
+    expect(listener.ids.slice(-20)).toEqual(more);
+    expect(new Set(listener.ids).size).toBe(521);
+    expect(listener.counts.serverChanged).toBeUndefined();
+    await promoted.end();
+  });
+
+  test('moved to a standby that lags behind, it repeats nothing when that comes level', async () => {
+    const { url, switchTo, close } = await startSwitch();
+    const listener = start(url);
+    await listener.listening();
+    const lagging = await Writer.connect(standby.url);
+    await caughtUp();
+    await lagging.client.query('SELECT pg_wal_replay_pause()');
+    for (let round = 0; round < 20; round++) await listeners.writer.insert(1);
+    await listener.received(20);
+    switchTo(standby.port);
+    await listener.happened('polling');
+    await listener.happened('reads', (listener.counts.reads ?? 0) + 3);
+    await lagging.client.query('SELECT pg_wal_replay_resume()');
+    const more = await listeners.writer.insert(5);
+    await listener.received(25);
+    expect(listener.ids.slice(20)).toEqual(more);
+    expect(listener.counts.serverChanged).toBeUndefined();
+    await lagging.end();
+    await listeners.stop();
+    close();
+  });
+
+  test('after a failover that lost nothing the position holds: every signal once', async () => {
+    const { url, switchTo, close } = await startSwitch();
+    const listener = start(url);
+    await listener.listening();
+    await listeners.writer.insert(100);
+    await listener.received(100);
+    // Without a proof begun after the last signal the consumer can't know that the standby has that signal too.
+    await listener.happened('latency', listener.counts.latency + 2);
+    await caughtUp();
+    switchTo(standby.port);
+    const promoted = await promote();
+    const more = await promoted.insert(50);
+    await listener.listening(2);
+    await listener.received(150);
+    expect(listener.ids.slice(100)).toEqual(more);
+    expect(listener.counts.serverChanged).toBeUndefined();
+    await promoted.end();
+    await listeners.stop();
+    close();
+  });
+
+  test('after a failover that lost commits it goes back to a safe point and says so, rather than skip', async () => {
+    const { url, switchTo, close } = await startSwitch();
+    const listener = start(url);
+    await listener.listening();
+    const shared = await listeners.writer.insert(10);
+    await listener.received(10);
+    await caughtUp();
+    // The standby hears nothing any more; what the primary commits now is lost with it, but was delivered.
+    const cut = await Writer.connect(standby.url);
+    await cut.client.query(`ALTER SYSTEM SET primary_conninfo = ''`);
+    await cut.client.query('SELECT pg_reload_conf()');
+    for (let gone = false; !gone; ) {
+      const { rows } = await cut.client.query('SELECT count(*)::int AS receivers FROM pg_stat_wal_receiver');
+      gone = rows[0].receivers === 0;
+    }
+    for (let round = 0; round < 20; round++) await listeners.writer.insert(1);
+    await listener.received(30);
+    switchTo(standby.port);
+    await cut.client.query('SELECT pg_promote()');
+    // Their transaction numbers are given out again, and these rows must not be taken for those.
+    const more: number[] = [];
+    for (let round = 0; round < 10; round++) more.push(...(await cut.insert(1)));
+    await listener.happened('serverChanged');
+    expect(listener.log).toContain(
+      'WARN The server has changed, reading again from a safe point: some rows may come twice',
+    );
+    await listener.listening(2);
+    more.push(...(await cut.insert(5)));
+    await listener.until(() => more.every((id) => listener.ids.slice(30).includes(id)));
+    expect(listener.ids.slice(0, 10)).toEqual(shared);
+    await cut.end();
+    await listeners.stop();
+    close();
+  });
+});
+
+/** An address in front of the primary that can be pointed at another server, as a failover does. */
+async function startSwitch() {
+  const proxy = new FaultyProxy(primary.port);
+  await proxy.start();
+  const url = new URL(primary.url);
+  url.port = String(proxy.port);
+  return {
+    url: url.href,
+    switchTo(port: number) {
+      proxy.target = port;
+      proxy.cut();
+    },
+    close: () => proxy.close(),
+  };
+}

@@ -1,0 +1,188 @@
+/** The ways in which a connection or a server fails, for real. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { migrate } from '@pg-signals/db/migrate';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
+import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { type TestListener, type TestListenerOptions, useListeners, Writer } from '../testListener.ts';
+
+const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-faults-'));
+let server: EmbeddedPostgres;
+let proxy: FaultyProxy;
+
+const start = (port?: number) =>
+  startEmbeddedPostgres({ directory, settings: { max_connections: '15' }, ...(port === undefined ? {} : { port }) });
+
+beforeAll(async () => {
+  server = await start();
+  await migrate(server.url);
+});
+afterAll(async () => {
+  await server.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+const listeners = useListeners({ url: () => server.url, proofTimeoutMs: 300 });
+beforeEach(async () => {
+  proxy = new FaultyProxy(server.port);
+  await proxy.start();
+});
+afterEach(async () => {
+  await listeners.stop();
+  proxy.close();
+});
+
+function listening(options: Partial<TestListenerOptions> = {}): Promise<TestListener> {
+  const url = new URL(server.url);
+  url.port = String(proxy.port);
+  return listeners.listening({ url: url.href, ...options });
+}
+
+/** The listener has every signal of the table from `since` on, once. */
+async function complete(listener: TestListener, since = 0): Promise<void> {
+  const [last] = await listeners.writer.insert(1);
+  await listener.received((await listeners.writer.committed()).filter((id) => id > since).length);
+  expect(listener.ids).toContain(last);
+  const committed = (await listeners.writer.committed()).filter((id) => id > since);
+  expect(listener.ids.toSorted((a, b) => a - b)).toEqual(committed.toSorted((a, b) => a - b));
+}
+
+const lastId = async () => (await listeners.writer.committed()).reduce((a, b) => Math.max(a, b), 0);
+
+test.each([
+  ['both ways', ['toServer', 'toClient']],
+  ['towards the client alone', ['toClient']],
+  ['towards the server alone', ['toServer']],
+] as const)('a network that goes silent %s is noticed by the proof, and nothing is lost', async (_name, ways) => {
+  const since = await lastId();
+  const listener = await listening();
+  await listeners.writer.insert(2);
+  const restore = proxy.block(...ways);
+  await listener.happened('retrying');
+  await listeners.writer.insert(5);
+  restore();
+  await listener.listening(2);
+  await complete(listener, since);
+});
+
+test('a connection that the network forgot is replaced, and nothing is lost', async () => {
+  const since = await lastId();
+  const listener = await listening();
+  proxy.forget();
+  await listeners.writer.insert(5);
+  await listener.listening(2);
+  await complete(listener, since);
+  // The others of the pool are as dead; finding that out one by one would cost an attempt for each.
+  expect(listener.counts.retrying).toBe(1);
+});
+
+test('backends killed in a loop lose nothing', async () => {
+  const since = await lastId();
+  const listener = await listening();
+  for (let round = 0; round < 20; round++) {
+    await listeners.writer.killBackends();
+    await listeners.writer.insert(10);
+  }
+  await complete(listener, since);
+});
+
+test('a server that accepts and never answers costs one line an attempt, each saying what comes next', async () => {
+  const since = await lastId();
+  const listener = await listening();
+  const answer = proxy.block('connect', 'toClient', 'toServer');
+  proxy.cut();
+  await listener.until(() => listener.retries.some(({ attempt }) => attempt === 4));
+  await listeners.writer.insert(5);
+  answer();
+  await listener.listening(2);
+  const attempts = listener.retries.map(({ attempt }) => attempt);
+  expect(attempts).toEqual(attempts.map((_, at) => at + 1));
+  expect(listener.log.match(/WARN Not listening, connecting again reason=.+ delay_ms=\d+ attempt=\d+\n/g)).toHaveLength(
+    attempts.length,
+  );
+  await complete(listener, since);
+});
+
+test('too many connections at the moment of reconnecting are waited out', async () => {
+  const since = await lastId();
+  const listener = await listening();
+  const greedy: Writer[] = [];
+  const refused = () =>
+    listener.retries.some(({ reason }) => /too many clients|remaining connection slots/.test(reason));
+  // Whoever is quicker gets the place of a connection that was killed, so it may take more than one round.
+  while (!refused()) {
+    await listeners.writer.killBackends();
+    await Writer.connect(server.url).then(
+      (taken) => greedy.push(taken),
+      () => {},
+    );
+  }
+  await listeners.writer.insert(5);
+  await Promise.all(greedy.map((each) => each.end()));
+  await complete(listener, since);
+});
+
+test.each(['immediate', 'fast'] as const)('an %s shutdown and restart of the server loses nothing', async (mode) => {
+  const since = await lastId();
+  const listener = await listening();
+  await listeners.writer.insert(3);
+  await server.stop(mode);
+  server = await start(server.port);
+  listeners.writer = await Writer.connect(server.url);
+  await listeners.writer.insert(3);
+  await complete(listener, since);
+  expect(listener.counts.serverChanged).toBeUndefined();
+});
+
+test('restarts in the middle of a catch-up let it go on where it was', async () => {
+  const since = await lastId();
+  let restart: (() => void) | undefined;
+  const listener = await listening({
+    callback: () => {
+      if (listener.ids.length % 2_000 === 0) restart?.();
+    },
+  });
+  const resume = proxy.block('connect', 'toClient');
+  proxy.cut();
+  await listeners.writer.client.query(
+    `INSERT INTO signals (signal_name, signal_value) SELECT 'missed', n FROM generate_series(1, 10000) AS n`,
+  );
+  let restarts = 0;
+  let restarting = Promise.resolve();
+  restart = () => {
+    restarting = restarting.then(async () => {
+      restarts++;
+      await server.stop('immediate');
+      server = await start(server.port);
+    });
+  };
+  resume();
+  await listener.received(10_000);
+  await restarting;
+  listeners.writer = await Writer.connect(server.url);
+  expect(restarts).toBeGreaterThanOrEqual(3);
+  await complete(listener, since);
+});
+
+test.each(['200ms', '10s'])(
+  'a transaction number given out again after a crash hides no row, with a log that is flushed every %s',
+  async (delay) => {
+    await listeners.writer.client.query(`ALTER SYSTEM SET wal_writer_delay = '${delay}'`);
+    await listeners.writer.client.query('SELECT pg_reload_conf()');
+    const since = await lastId();
+    const listener = await listening({ proofIntervalMs: 10 });
+    // A transaction takes its number and ends without reaching the disk; positions are proved after it; the server crashes.
+    await listeners.writer.client.query('SET synchronous_commit = off');
+    for (let round = 0; round < 3; round++) {
+      await listeners.writer.client.query('BEGIN; SELECT pg_current_xact_id(); ROLLBACK');
+      await listeners.writer.client.query('BEGIN; SELECT pg_current_xact_id(); COMMIT');
+      await listeners.writer.client.query('SET synchronous_commit = on');
+      await server.stop('immediate');
+      server = await start(server.port);
+      listeners.writer = await Writer.connect(server.url);
+      await listeners.writer.insert(1);
+    }
+    await complete(listener, since);
+  },
+);

@@ -1,0 +1,138 @@
+/** PostgreSQL, one producer and its consumers as processes of this machine: started together, stopped in order. */
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { styleText } from 'node:util';
+import { migrate } from '@pg-signals/db/migrate';
+import { listen } from '@pg-signals/runtime';
+import { DataInUseError, type EmbeddedPostgres, freePort, startEmbeddedPostgres } from './embedded.ts';
+import type { RunSettings } from './runSettings.ts';
+import { type ServiceProcess, startService } from './serviceProcess.ts';
+
+/** A fast shutdown writes everything out, which takes a moment; past this it is broken off as by a crash. */
+const POSTGRES_STOP_MS = 30_000;
+/** A service ends by itself at its own deadline, with code 1; this much later it is killed. */
+const GRACE_MS = 1_000;
+
+export interface LocalPairOptions {
+  /** The folder of the project. */
+  root: string;
+  settings: RunSettings;
+  /** Takes the output of all, whole lines. */
+  write: (lines: string) => void;
+  /** Called when a part ended that nobody asked to; what is left goes on until `stop`. */
+  onLost: (reason: string) => void;
+}
+
+export class LocalPair {
+  readonly #options: LocalPairOptions;
+  #postgres: EmbeddedPostgres | undefined;
+  readonly #services: ServiceProcess[] = [];
+  #stopping = false;
+  #ordered = true;
+
+  constructor(options: LocalPairOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Resolves with the producer's port when every service can do its work. When it rejects, `stop` is still due.
+   *
+   * @throws {Error} whose message is for the person at the terminal; an AbortError when `signal` aborts.
+   */
+  async start(signal: AbortSignal): Promise<number> {
+    const { settings, write } = this.#options;
+    const url = settings.databaseUrl ?? (await this.#startPostgres());
+    signal.throwIfAborted();
+    // The producer would say it too, but among the logs of the consumers.
+    await checkPort(settings.port);
+    const applied = await migrate(url).catch((cause: NodeJS.ErrnoException) => {
+      // Where a name has several addresses, the error of all of them together has a code and no message.
+      throw new Error(`The database could not be migrated: ${cause.message || cause.code}`, { cause });
+    });
+    for (const name of applied) write(`applied ${name}\n`);
+    signal.throwIfAborted();
+
+    const [free, ...ports] = await Promise.all(Array.from({ length: settings.consumers + 1 }, freePort));
+    const port = settings.port || free!;
+    const names = ['producer', ...ports.map((_, index) => `consumer-${index + 1}`)];
+    const width = Math.max(...names.map((name) => name.length));
+    for (const [index, name] of names.entries()) {
+      this.#watch(
+        startService({
+          name,
+          main: path.join(this.#options.root, index === 0 ? 'producer' : 'consumer', 'src/main.ts'),
+          directory: this.#options.root,
+          // Chosen here and not read from the log, which may be told to leave that line out.
+          port: index === 0 ? port : ports[index - 1]!,
+          environment: { ...process.env, DATABASE_URL: url },
+          prefix: colour(index, `${name.padEnd(width)} | `),
+          write,
+        }),
+      );
+    }
+    await Promise.all(this.#services.map((service) => service.ready(signal)));
+    return port;
+  }
+
+  /** Ends the producer, then the consumers, then PostgreSQL; resolves with whether each did so as it should. */
+  async stop(): Promise<boolean> {
+    this.#stopping = true;
+    const deadline = this.#options.settings.shutdownTimeoutMs + GRACE_MS;
+    const [producer, ...consumers] = this.#services;
+    await producer?.stop(deadline);
+    await Promise.all(consumers.map((consumer) => consumer.stop(deadline)));
+    const late = sleep(POSTGRES_STOP_MS, undefined, { ref: false }).then(() => this.#postgres?.stop('immediate'));
+    await Promise.race([this.#postgres?.stop(), late]);
+    return this.#ordered;
+  }
+
+  /** Ends everything at once. */
+  async kill(): Promise<void> {
+    this.#stopping = true;
+    for (const service of this.#services) service.kill();
+    await this.#postgres?.stop('immediate');
+  }
+
+  async #startPostgres(): Promise<string> {
+    const { root, settings, write } = this.#options;
+    const directory = path.join(root, '.data/postgres');
+    // 100 are PostgreSQL's own default; the 20 leave room for a psql.
+    const max_connections = String(Math.max(100, settings.connections + 20));
+    const postgres = await startEmbeddedPostgres({ directory, settings: { max_connections } }).catch((error) => {
+      if (!(error instanceof DataInUseError)) throw error;
+      throw new Error(`Another make run uses this project: stop that one first. ${error.message}`, { cause: error });
+    });
+    this.#postgres = postgres;
+    write(`PostgreSQL runs on ${postgres.url}, its data in ${path.relative(root, directory)}\n`);
+    postgres.exited.then((code) =>
+      this.#ended('PostgreSQL', code === null ? 'a signal' : `code ${code}`, postgres.log()),
+    );
+    return postgres.url;
+  }
+
+  #watch(service: ServiceProcess): void {
+    this.#services.push(service);
+    service.ended.then((how) => this.#ended(service.name, how));
+  }
+
+  #ended(name: string, how: string, log = ''): void {
+    if (!this.#stopping) this.#options.onLost(`${log}${log && '\n'}${name} ended by itself (${how})`);
+    // SIGTERM ends a service that is still being loaded: it has nothing to finish yet.
+    else if (how !== 'code 0' && how !== 'SIGTERM') {
+      this.#ordered = false;
+      this.#options.write(`${name} did not stop as it should (${how})\n`);
+    }
+  }
+}
+
+/** @throws {PortTakenError} where the producer could not listen. */
+async function checkPort(port: number): Promise<void> {
+  const probe = await listen(() => {}, port);
+  await probe.stop();
+}
+
+/** Colours a prefix where standard output is a terminal that shows colours and NO_COLOR is not set. */
+function colour(index: number, prefix: string): string {
+  const colours = ['cyan', 'yellow', 'green', 'magenta', 'blue'] as const;
+  return styleText(colours[index % colours.length]!, prefix, { stream: process.stdout });
+}

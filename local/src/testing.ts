@@ -1,0 +1,67 @@
+/**
+ * Databases for tests. As vitest's global setup it brings up one real PostgreSQL for the whole run, or takes the one at
+ * `DATABASE_URL`; each test file then clones a database of its own from a migrated template.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { migrate } from '@pg-signals/db/migrate';
+import pg from 'pg';
+import { startEmbeddedPostgres } from './embedded.ts';
+
+/** How the setup tells the test processes where the server is. */
+const SERVER = 'PG_SIGNALS_TEST_SERVER';
+const TEMPLATE = 'PG_SIGNALS_TEST_TEMPLATE';
+
+export async function setup(): Promise<() => Promise<void>> {
+  const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-test-'));
+  const given = process.env.DATABASE_URL;
+  // No test crashes the machine, so flushing to the disk would prove nothing; the order of writes stays as it is.
+  const server = given ? undefined : await startEmbeddedPostgres({ directory, settings: { fsync: 'off' } });
+  const url = given ?? server!.url;
+  const template = `pg_signals_template_${randomBytes(4).toString('hex')}`;
+  await onServer(url, `CREATE DATABASE ${template}`);
+  await migrate(withDatabase(url, template));
+  process.env[SERVER] = url;
+  process.env[TEMPLATE] = template;
+  return async () => {
+    await onServer(url, `DROP DATABASE ${template} WITH (FORCE)`);
+    await server?.stop();
+    rmSync(directory, { recursive: true, force: true });
+  };
+}
+
+export interface TestDatabase {
+  readonly url: string;
+  drop(): Promise<void>;
+}
+
+/** A new database with the schema in place; an empty one with `migrated: false`. */
+export async function createTestDatabase({ migrated = true } = {}): Promise<TestDatabase> {
+  const server = process.env[SERVER];
+  if (!server) throw new Error('createTestDatabase works under vitest alone: local/src/testing.ts is its global setup');
+  const name = `pg_signals_test_${randomBytes(6).toString('hex')}`;
+  await onServer(server, `CREATE DATABASE ${name} TEMPLATE ${migrated ? process.env[TEMPLATE] : 'template0'}`);
+  return {
+    url: withDatabase(server, name),
+    drop: () => onServer(server, `DROP DATABASE ${name} WITH (FORCE)`),
+  };
+}
+
+function withDatabase(url: string, name: string): string {
+  const changed = new URL(url);
+  changed.pathname = `/${name}`;
+  return changed.href;
+}
+
+async function onServer(url: string, sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  client.on('error', () => {});
+  await client.connect();
+  try {
+    await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}

@@ -1,0 +1,279 @@
+/** `make run` as a new user meets it: started, used, stopped and broken in an installed copy of the project. */
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  existsSync,
+  lchownSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type { Signal } from '@pg-signals/db';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { freePort } from '../src/embedded.ts';
+import { createTestDatabase } from '../src/testing.ts';
+import { copyProject, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
+
+// Each starts up to three times three processes and a database; only a stuck one takes so long.
+vi.setConfig({ testTimeout: 60_000 });
+
+const onLinux = process.platform === 'linux';
+const isRoot = process.getuid?.() === 0;
+if (!onLinux) console.log('run.test.ts is skipped: what a run leaves behind is looked up in /proc, which Linux has.');
+else if (!isRoot) console.log('run.test.ts: as root and as another user is skipped, since only root can try both.');
+
+const folders: string[] = [];
+let directory: string;
+
+beforeAll(() => {
+  if (!onLinux) return;
+  directory = path.join(newFolder(0o755), 'project');
+  copyProject(directory);
+});
+
+afterAll(() => {
+  for (const left of onLinux ? processesIn(directory) : []) process.kill(Number.parseInt(left, 10), 'SIGKILL');
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+function newFolder(mode: number): string {
+  const folder = mkdtempSync(path.join(tmpdir(), 'pg-signals-run-'));
+  folders.push(folder);
+  chmodSync(folder, mode);
+  return folder;
+}
+
+/** Starts `make run` on a free port; whatever the test does, nothing of it is left. */
+async function makeRun(options: Partial<MakeOptions> = {}): Promise<MakeRun> {
+  const port = String(await freePort());
+  const run = new MakeRun({ directory, ...options, variables: { PORT: port, ...options.variables } });
+  onTestFinished(async () => {
+    if (run.make.exitCode === null && run.make.signalCode === null) process.kill(-run.make.pid!, 'SIGTERM');
+    await run.ended;
+  });
+  return run;
+}
+
+async function postSignal(url: string): Promise<Signal> {
+  const response = await fetch(`${url}/ingest`, { method: 'POST' });
+  expect(response.status).toBe(200);
+  return (await response.json()) as Signal;
+}
+
+async function expectSignalIn(run: MakeRun, consumers: number, { id, signal_value }: Signal): Promise<void> {
+  for (let n = 1; n <= consumers; n++) {
+    await run.shows(
+      new RegExp(`^consumer-${n} \\| .* notification received id=${id} .* signal_value=${signal_value}$`, 'm'),
+    );
+  }
+}
+
+/** What a run leaves in the project's folder and where its data may lie outside of it. */
+async function expectNothingLeft(project = directory): Promise<void> {
+  const data = path.join(project, '.data/postgres');
+  await expect.poll(() => processesIn(project, ...(existsSync(data) ? [data] : [])), { timeout: 20_000 }).toEqual([]);
+}
+
+describe.skipIf(!onLinux)('make run', () => {
+  test('starts on a fresh copy, shows the first signal in both consumers, stops with code 0 and leaves no process', async () => {
+    const run = await makeRun();
+    const signal = await postSignal(await run.ready());
+    expect(signal.id).toBe(1);
+    await expectSignalIn(run, 2, signal);
+    expect(run.output).toMatch(
+      new RegExp(`^producer {3}\\| .* Inserting data into database .* signal_value=${signal.signal_value}$`, 'm'),
+    );
+    expect(run.output).not.toContain('\u001b['); // no colours outside of a terminal
+    process.kill(run.runner, 'SIGINT');
+    expect(await run.ended).toBe(0);
+    await expectNothingLeft();
+  });
+
+  test('keeps the data, starts as many consumers as CONSUMERS says, and Ctrl-C stops producer, consumers, database in order', async () => {
+    const run = await makeRun({ variables: { CONSUMERS: '5' } });
+    const signal = await postSignal(await run.ready());
+    expect(signal.id).toBe(2);
+    await expectSignalIn(run, 5, signal);
+    run.pressCtrlC();
+    expect(await run.ended).toBe('SIGINT'); // make itself, which waits for the runner and then ends by the same signal
+    const ends = run.output.split('\n').filter((line) => /Stopp(ing|ed)/.test(line));
+    expect(ends.map((line) => line.split(' ')[0])).toEqual([
+      'Stopping;',
+      ...Array(2).fill('producer'),
+      ...Array(10).fill(expect.stringMatching(/^consumer-\d$/)),
+      'Stopped',
+    ]);
+    await expectNothingLeft();
+  });
+
+  test('stops with code 0 and leaves no process when Ctrl-C comes while it starts', async () => {
+    const run = await makeRun();
+    await run.shows(/^PostgreSQL runs on/m);
+    process.kill(run.runner, 'SIGINT');
+    expect(await run.ended).toBe(0);
+    expect(run.output).not.toContain('Ready');
+    await expectNothingLeft();
+  });
+
+  test('says that another one runs on the same data, and leaves that one alone', async () => {
+    const first = await makeRun();
+    const url = await first.ready();
+    const second = await makeRun();
+    expect(await second.ended).toBe(2); // make's own code where a command of it failed
+    expect(second.output).toContain('Another make run uses this project: stop that one first.');
+    expect(second.output).toContain('Error 1');
+    await expectSignalIn(first, 2, await postSignal(url));
+  });
+
+  test('says that the port is taken and which variable changes it, and ends with code 1', async () => {
+    const other = createServer().listen(0);
+    onTestFinished(() => void other.close());
+    await once(other, 'listening');
+    const { port } = other.address() as { port: number };
+    const run = await makeRun({ variables: { PORT: String(port) } });
+    await run.ended;
+    expect(run.output).toContain(
+      `Port ${port} is taken by another program: stop that one, or set PORT to a free port.`,
+    );
+    expect(run.output).toContain('Error 1');
+    await expectNothingLeft();
+  });
+
+  test('names every setting that is wrong before it starts anything', async () => {
+    const run = await makeRun({ variables: { CONSUMERS: 'two', PORT: '80800', LOG_FORMAT: 'xml' } });
+    await run.ended;
+    expect(run.output).toContain('CONSUMERS: expected a whole number of at least 1, got "two"');
+    expect(run.output).toMatch(/^PORT: .*, got "80800"$/m);
+    expect(run.output.match(/^LOG_FORMAT: .*, got "xml"$/gm)).toHaveLength(1);
+    expect(run.output).not.toContain('PostgreSQL');
+  });
+
+  test('uses the server at DATABASE_URL instead of starting one', async () => {
+    const database = await createTestDatabase({ migrated: false });
+    const run = await makeRun({ variables: { DATABASE_URL: database.url } });
+    await expectSignalIn(run, 2, await postSignal(await run.ready()));
+    expect(run.output).toMatch(/^applied 0001_signals$/m);
+    expect(processesIn(directory).filter((process) => process.includes('/postgres '))).toEqual([]);
+    process.kill(run.runner, 'SIGTERM');
+    expect(await run.ended).toBe(0);
+    await database.drop();
+  });
+
+  test('hands JSON logs through as they are', async () => {
+    const run = await makeRun({ variables: { LOG_FORMAT: 'json' } });
+    const { id } = await postSignal(await run.ready());
+    const [, line] = await run.shows(/^consumer-1 \| (.*"notification received".*)$/m);
+    expect(JSON.parse(line!)).toMatchObject({ level: 'info', message: 'notification received', id });
+  });
+
+  test('stops everything with code 1 when a consumer is killed', async () => {
+    const run = await makeRun();
+    await run.ready();
+    const consumer = processesIn(directory).find((process) => process.includes('consumer/src/main.ts'))!;
+    process.kill(Number.parseInt(consumer, 10), 'SIGKILL');
+    await run.ended;
+    expect(run.output).toMatch(/^consumer-\d ended by itself \(SIGKILL\): stopping everything$/m);
+    expect(run.output).toMatch(/^producer {3}\| .* Stopped$/m);
+    expect(run.output).toContain('Error 1');
+    await expectNothingLeft();
+  });
+
+  test('ends everything at once on a second Ctrl-C, also while a request is held open', async () => {
+    const run = await makeRun();
+    const { port } = new URL(await run.ready());
+    const client = connect(Number(port), '127.0.0.1').on('error', () => {});
+    onTestFinished(() => void client.destroy());
+    client.write(
+      'POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{',
+    );
+    await once(client, 'connect');
+    await fetch(`http://127.0.0.1:${port}/healthz`); // came after it, so the producer has the other request in hand
+    run.pressCtrlC();
+    await run.shows(/^producer {3}\| .* Stopping/m);
+    const asked = Date.now();
+    run.pressCtrlC();
+    await run.ended;
+    expect(Date.now() - asked).toBeLessThan(5_000); // SHUTDOWN_TIMEOUT_MS is twice that
+    await expectNothingLeft();
+  });
+
+  test('stops in order when nobody reads its output any more', async () => {
+    const run = await makeRun();
+    const url = await run.ready();
+    run.make.stdout!.destroy();
+    await postSignal(url); // the next line to be written
+    expect(await run.ended).toBe(0);
+    await expectNothingLeft();
+  });
+
+  test('leaves no process behind when it is killed itself, and the next one starts on the same data', async () => {
+    const run = await makeRun({ variables: { LOG_LEVEL: 'error' } }); // ready without a line of the services
+    const { id } = await postSignal(await run.ready());
+    process.kill(run.runner, 'SIGKILL');
+    await run.ended;
+    await expectNothingLeft();
+    const next = await makeRun();
+    expect((await postSignal(await next.ready())).id).toBe(id + 1);
+  });
+});
+
+describe.skipIf(!onLinux || !isRoot)('make run, as another user and where the server may not look', () => {
+  test('works as root inside a folder that the server user can not enter', async () => {
+    rmSync(path.join(directory, '.data'), { recursive: true });
+    const project = path.join(newFolder(0o700), 'project');
+    renameSync(directory, project);
+    directory = project;
+    for (const expected of [1, 2]) {
+      const run = await makeRun();
+      const signal = await postSignal(await run.ready());
+      expect(signal.id).toBe(expected);
+      await expectSignalIn(run, 2, signal);
+      process.kill(run.runner, 'SIGINT');
+      expect(await run.ended).toBe(0);
+      await expectNothingLeft();
+    }
+    const data = path.join(directory, '.data/postgres');
+    folders.push(realpathSync(data));
+    // The programs lie in the closed folder as well.
+    expect(readdirSync(data)).toContainEqual(expect.stringMatching(/^native-/));
+    rmSync(data);
+  });
+
+  test('works as an ordinary user, and root afterwards leaves the data with that user', async () => {
+    // Not nobody, whom root would take by itself.
+    const id = (flag: string) => Number(execFileSync('id', [flag, 'daemon'], { encoding: 'utf8' }));
+    const user = { uid: id('-u'), gid: id('-g') };
+    const project = path.join(newFolder(0o755), 'project');
+    renameSync(directory, project);
+    directory = project;
+    rmSync(path.join(directory, '.data'), { recursive: true });
+    giveTo(user, directory);
+    for (const who of [{ user }, {}, { user }]) {
+      const run = await makeRun(who);
+      const signal = await postSignal(await run.ready());
+      await expectSignalIn(run, 2, signal);
+      process.kill(run.runner, 'SIGINT');
+      expect(await run.ended).toBe(0);
+      await expectNothingLeft();
+      expect(statSync(path.join(directory, '.data/postgres/data')).uid).toBe(user.uid);
+    }
+  });
+});
+
+/** All but node_modules, whose files are linked with the original's. */
+function giveTo({ uid, gid }: { uid: number; gid: number }, folder: string): void {
+  lchownSync(folder, uid, gid);
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.name === 'node_modules') continue;
+    const at = path.join(folder, entry.name);
+    if (entry.isDirectory()) giveTo({ uid, gid }, at);
+    else lchownSync(at, uid, gid);
+  }
+}

@@ -1,0 +1,165 @@
+/** POST /ingest with application/x-ndjson: a stream of signals, a transaction for each batch of lines. */
+import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { Problem } from '@pg-signals/runtime';
+import { isSignalsOwn, type NewSignal, type Publisher } from 'pg-signals';
+import { bodyProblem, decompress } from './decompress.ts';
+import { toIngestProblem } from './ingestProblem.ts';
+import { type Line, LineSplitter } from './lines.ts';
+
+export interface LinesOptions {
+  publisher: Pick<Publisher, 'publishEach'>;
+  /** Lines in one transaction. */
+  maxBatch: number;
+  /** Longest line, in bytes. */
+  maxLine: number;
+  /** Bytes that a packed body may unpack to. */
+  maxUnpacked: number;
+  /** How long the client may be silent, in ms. */
+  timeoutMs: number;
+}
+
+/** What became of the lines. Empty lines count as neither; `errors` holds the first hundred that were refused. */
+export interface LinesReport {
+  accepted: number;
+  refused: number;
+  errors: { line: number; detail: string }[];
+}
+
+const MAX_ERRORS = 100;
+/** Lines are long where their attributes are: a batch is sent when its text takes this much, too. */
+const MAX_BATCH_CHARACTERS = 4 * 1024 * 1024;
+/** A client that pauses longer than this in ms, one that feeds live signals, gets in what it sent so far. */
+const PAUSE_MS = 100;
+
+/**
+ * Reads to the end of the body and resolves with the count. While one batch is inserted the next one is read, and no
+ * more: the client's connection waits, and so does the client. Lines that were committed stay, whatever comes after.
+ *
+ * @throws {Problem} with the report among its members, and in `next_line` the first line whose fate it does not tell.
+ */
+export async function ingestLines(request: IncomingMessage, options: LinesOptions): Promise<LinesReport> {
+  const report: LinesReport = { accepted: 0, refused: 0, errors: [] };
+  const splitter = new LineSplitter(options.maxLine);
+  const packed = request.headers['content-encoding'] !== undefined;
+  const refuse = (line: number, detail: string) => {
+    report.refused++;
+    if (report.errors.length < MAX_ERRORS) report.errors.push({ line, detail });
+  };
+  let batch: ReadLine[] = [];
+  let characters = 0;
+  let nextLine = 1;
+  let publishing = Promise.resolve();
+
+  async function publish(lines: readonly ReadLine[], after: Promise<void>): Promise<void> {
+    const values = lines.flatMap((line) => ('value' in line ? [line.value as NewSignal] : []));
+    const outcomes = (await options.publisher.publishEach(values, { after })).values();
+    for (const line of lines) {
+      nextLine = line.number;
+      if ('wrong' in line) {
+        refuse(line.number, line.wrong);
+        continue;
+      }
+      const error = outcomes.next().value;
+      if (!error) report.accepted++;
+      else if (isSignalsOwn(error)) refuse(line.number, error.message);
+      else throw toIngestProblem(error);
+    }
+    nextLine++;
+  }
+
+  /** Makes the batch ready; it goes in when the one before it is, and only then is more read. */
+  async function flush(): Promise<void> {
+    const [lines, before] = [batch, publishing];
+    batch = [];
+    characters = 0;
+    if (lines.length > 0) {
+      publishing = publish(lines, before);
+      publishing.catch(() => {}); // whoever awaits it next hears of it
+    }
+    await before;
+    await nextTurn(); // its insert is sent at the end of this one: what is read next would hold it up
+  }
+
+  async function take(lines: Line[]): Promise<void> {
+    for (const line of lines) {
+      batch.push('text' in line ? parseLine(line) : line);
+      if ('text' in line) characters += line.text.length;
+      if (batch.length >= options.maxBatch || characters >= MAX_BATCH_CHARACTERS) await flush();
+    }
+  }
+
+  let bytes = 0;
+  const body = decompress(request);
+  const chunks = chunksOf(body, options.timeoutMs);
+  try {
+    for await (const chunk of chunks) {
+      if (chunk === PAUSE) {
+        await flush();
+        continue;
+      }
+      bytes += chunk.length;
+      if (packed && bytes > options.maxUnpacked) {
+        throw new Problem(413, `The body unpacks to more than ${options.maxUnpacked} bytes (INGEST_MAX_UNPACKED).`);
+      }
+      await take(splitter.push(chunk));
+    }
+    await take(splitter.end());
+    await flush();
+    await publishing;
+  } catch (error) {
+    await publishing.catch(() => {});
+    const problem = error instanceof Problem ? error : bodyProblem(error as Error);
+    throw new Problem(problem.status, problem.message, {
+      headers: problem.headers,
+      members: { ...problem.members, ...report, next_line: nextLine },
+      cause: problem.cause,
+    });
+  }
+  if (report.accepted === 0) {
+    const detail = report.refused === 0 ? 'The body holds no signal.' : 'No line could be taken.';
+    throw new Problem(422, detail, { members: { ...report } });
+  }
+  return report;
+}
+
+type ReadLine = { number: number; value: unknown } | { number: number; wrong: string };
+
+function parseLine({ number, text }: { number: number; text: string }): ReadLine {
+  try {
+    return { number, value: JSON.parse(text) };
+  } catch (error) {
+    return { number, wrong: `not JSON: ${(error as Error).message}` };
+  }
+}
+
+const PAUSE = Symbol('pause');
+
+/** The chunks of a body, with a `PAUSE` where none came for a while. Stopping early leaves the stream as it is. */
+async function* chunksOf(body: Readable, timeoutMs: number): AsyncGenerator<Buffer | typeof PAUSE> {
+  const iterator = body.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
+  for (;;) {
+    const next = iterator.next();
+    let chunk = await within(next, PAUSE_MS);
+    if (chunk === PAUSE) {
+      yield PAUSE;
+      chunk = await within(next, timeoutMs);
+    }
+    if (chunk === PAUSE) {
+      throw new Problem(408, `No more of the body came for ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
+    }
+    if (chunk.done) return;
+    yield chunk.value;
+  }
+}
+
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | typeof PAUSE> {
+  const pause = Promise.withResolvers<typeof PAUSE>();
+  const timer = setTimeout(pause.resolve, ms, PAUSE);
+  try {
+    return await Promise.race([promise, pause.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

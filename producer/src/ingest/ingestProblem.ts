@@ -1,0 +1,40 @@
+/** What a client is told of a signal that was not published. */
+import { Problem } from '@pg-signals/runtime';
+import type { PublishError } from 'pg-signals';
+
+/** Seconds. A queue of 10,000 signals is worked off in less. */
+const RETRY_AFTER = { 'Retry-After': '1' };
+
+export function toIngestProblem(error: PublishError): Problem {
+  const { failure, message, mayBeIn, errors, cause } = error;
+  const members = errors.length > 0 ? { errors } : {};
+  const fate = mayBeIn
+    ? 'The signal may have gone in all the same: with an Idempotency-Key it is safe to send it again.'
+    : 'The signal has not gone in: send it again.';
+  switch (failure) {
+    case 'invalid':
+      return new Problem(422, `${errors[0]?.pointer ? '' : 'The body: '}${message}.`, { members });
+    case 'refused':
+      return new Problem(422, `The database refuses this signal: ${message}.`, { members, cause });
+    case 'key-conflict':
+      return new Problem(409, `${message}.`, { cause });
+    case 'overloaded':
+      return new Problem(503, `Too many signals wait for the database. ${fate}`, {
+        members: { may_be_in: mayBeIn },
+        headers: RETRY_AFTER,
+        cause,
+      });
+    case 'timeout':
+      return new Problem(503, `The database did not answer in time (INGEST_TIMEOUT_MS). ${fate}`, {
+        members: { may_be_in: mayBeIn },
+        headers: RETRY_AFTER,
+        cause,
+      });
+    case 'unavailable':
+      return new Problem(
+        500,
+        `The signal could not be inserted: the database is not to be reached or refuses work. ${mayBeIn ? fate : 'Try again.'}`,
+        { members: { may_be_in: mayBeIn }, cause },
+      );
+  }
+}

@@ -1,0 +1,77 @@
+/** Several producer processes on one port: starts them, replaces those that die, stops them all. */
+import cluster, { type Worker } from 'node:cluster';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { backoff } from '@pg-signals/db';
+import { type Logger, type Service, STOP } from '@pg-signals/runtime';
+import type { ProducerSettings } from '../settings.ts';
+import { gatherWorkerMetrics } from './workerMetrics.ts';
+
+/**
+ * Starts `INGEST_WORKERS` processes of this program, which share its port; resolves when all listen. A worker that ends
+ * by itself is replaced, with backoff where it ends again before it listens.
+ *
+ * @throws {Error} when a worker does not come to listen; its log says why.
+ */
+export async function startWorkers(settings: ProducerSettings, logger: Logger): Promise<Service> {
+  const gathering = gatherWorkerMetrics();
+  const workers = new Map<number, Worker>();
+  let stopping = false;
+
+  /** Resolves with the port when the worker listens. */
+  async function start(place: number): Promise<number> {
+    const worker = cluster.fork();
+    workers.set(place, worker);
+    const listening = once(worker, 'listening').then(([address]) => (address as { port: number }).port);
+    const ended = once(worker, 'exit').then(([code, signal]) => {
+      throw new Error(`worker ${place} ended before it listened, with ${signal ?? `code ${code}`}`);
+    });
+    const port = await Promise.race([listening, ended]);
+    ended.catch(() => replace(place, worker));
+    return port;
+  }
+
+  async function replace(place: number, { process }: Worker): Promise<void> {
+    const { exitCode, signalCode } = process;
+    for (let attempt = 1; !stopping; attempt++) {
+      const delay = attempt === 1 ? 0 : backoff(attempt - 1);
+      logger.error('Worker ended, starting another', { worker: place, exitCode, signalCode, delay_ms: delay, attempt });
+      await sleep(delay, undefined, { ref: false });
+      if (stopping) return;
+      try {
+        await start(place);
+        return;
+      } catch (error) {
+        logger.error('Worker did not start', { worker: place, reason: (error as Error).message });
+      }
+    }
+  }
+
+  async function stop(): Promise<void> {
+    stopping = true;
+    await Promise.all([...workers.values()].map(stopWorker));
+    gathering.stop();
+  }
+
+  const places = Array.from({ length: settings.INGEST_WORKERS }, (_, index) => index + 1);
+  let port: number;
+  try {
+    // One after the other: with PORT=0 the first takes a port, and the others share it.
+    port = await start(places[0]!);
+    await Promise.all(places.slice(1).map(start));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  const url = `http://127.0.0.1:${port}`;
+  logger.info('Workers listen', { url, workers: places.length });
+  let stopped: Promise<void> | undefined;
+  return { url, stop: () => (stopped ??= stop()) };
+}
+
+async function stopWorker(worker: Worker): Promise<void> {
+  if (worker.isDead()) return;
+  const exited = once(worker, 'exit');
+  if (worker.isConnected()) worker.send(STOP);
+  await exited;
+}
