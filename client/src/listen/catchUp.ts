@@ -75,15 +75,16 @@ export class CatchUp {
    * `ended` came first: nothing is lost then, and the next call goes on.
    */
   async readTo(to: Snapshot, ended: AbortSignal): Promise<boolean> {
-    this.begin(to);
-    await this.#checkServer(to);
+    if (this.#cursor) await this.#checkServer(to);
+    else if (to.server.standby) await this.#beginOnStandby(to);
+    else this.begin(to);
     if (to.server.standby) return this.#readStandby(to, ended);
-    for (let reached: Snapshot | undefined; reached !== to; ) {
+    while (this.#open || this.#cursor!.snapshot !== to) {
       const { snapshot: from } = this.#cursor!;
       this.#open ??= { from, to, delivered: this.#cursor!.delivered(), place: BEGINNING };
       await this.#read(this.#open, ended);
       if (ended.aborted) return false;
-      reached = this.#open.to;
+      const reached = this.#open.to;
       this.#open = undefined;
       this.#cursor!.moveTo(reached);
       this.#history.add(reached);
@@ -106,6 +107,20 @@ export class CatchUp {
       },
       ended,
     });
+  }
+
+  /** What a standby shows of transactions that may still be running was committed before the beginning. */
+  async #beginOnStandby(now: Snapshot): Promise<void> {
+    const { query, table, readTimeoutMs: timeoutMs } = this.#options;
+    const from = settledBelow(now);
+    const cursor = new Cursor(from);
+    for (let place: ReadingPlace | undefined = BEGINNING; place; ) {
+      const page: Page = await readStandbyPage(query, table, { from, place, timeoutMs });
+      for (const [, xid, id] of page.rows) cursor.record({ xid, id: Number(id) });
+      place = page.next;
+    }
+    this.#cursor = cursor;
+    this.#history.add(from);
   }
 
   /**
@@ -134,7 +149,7 @@ export class CatchUp {
     // Below xmin this standby shows all that there is. But if it lags behind another server that we read before, it may still
     // be promoted without what that one has shown us: until it shows all of that, the cursor stays on the other's history.
     const settled = now.xmin >= cursor.snapshot.xmax && shown === delivered.countFrom(now.xmin);
-    if (settled) cursor.moveTo(now.with({ text: `${now.xmin}:${now.xmin}:` }));
+    if (settled) cursor.moveTo(settledBelow(now));
     return true;
   }
 
@@ -214,3 +229,6 @@ export class CatchUp {
     });
   }
 }
+
+/** All that is certain about a snapshot of a standby: the transactions below xmin are over. */
+const settledBelow = (now: Snapshot) => now.with({ text: `${now.xmin}:${now.xmin}:` });

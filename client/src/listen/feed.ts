@@ -246,7 +246,7 @@ export class Feed<Row extends FeedRow> {
     for (let item = source.next(); item !== undefined && !ended.aborted; item = source.next()) {
       if (typeof item !== 'string') {
         report();
-        this.#markerDelivered(item);
+        this.#markerDelivered(item, ended);
         continue;
       }
       let row = this.#parse(item);
@@ -272,10 +272,10 @@ export class Feed<Row extends FeedRow> {
     report();
   };
 
-  #markerDelivered(marker: Marker): void {
+  #markerDelivered(marker: Marker, ended: AbortSignal): void {
     this.#options.observer.latency(performance.now() - marker.sentAt);
     marker.snapshot.then(
-      (snapshot) => this.#catchUp.prove(snapshot),
+      (snapshot) => ended.aborted || this.#catchUp.prove(snapshot),
       () => {}, // the connection ends
     );
   }

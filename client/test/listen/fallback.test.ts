@@ -193,6 +193,20 @@ describe('on a standby', () => {
     await promoted.end();
   });
 
+  test('a transaction older than the beginning is delivered when it commits, and what committed before is not', async () => {
+    const open = await listeners.another();
+    await open.client.query('BEGIN');
+    const straggler = await open.insert(1);
+    await listeners.writer.insert(3);
+    await caughtUp();
+    const listener = start(standby.url);
+    await listener.happened('reads');
+    await open.client.query('COMMIT');
+    const later = await listeners.writer.insert(2);
+    await listener.received(3);
+    expect(listener.ids).toEqual([...straggler, ...later]);
+  });
+
   test('moved to a standby that lags behind, it repeats nothing when that comes level', async () => {
     const { url, switchTo, close } = await startSwitch();
     const listener = start(url);

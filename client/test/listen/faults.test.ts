@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { migrate } from '@pg-signals/db/migrate';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
@@ -165,24 +166,102 @@ test('restarts in the middle of a catch-up let it go on where it was', async () 
   await complete(listener, since);
 });
 
-test.each(['200ms', '10s'])(
-  'a transaction number given out again after a crash hides no row, with a log that is flushed every %s',
-  async (delay) => {
-    await listeners.writer.client.query(`ALTER SYSTEM SET wal_writer_delay = '${delay}'`);
-    await listeners.writer.client.query('SELECT pg_reload_conf()');
+/** Transactions that take a number and end without reaching the disk. */
+async function unflushedTransactions(): Promise<void> {
+  await listeners.writer.client.query('SET synchronous_commit = off');
+  await listeners.writer.client.query('BEGIN; SELECT pg_current_xact_id(); ROLLBACK');
+  await listeners.writer.client.query("BEGIN; SELECT pg_current_xact_id(); NOTIFY elsewhere, 'x'; COMMIT");
+  await listeners.writer.client.query('SET synchronous_commit = on');
+}
+
+async function flushEvery(delay: string): Promise<void> {
+  await listeners.writer.client.query(`ALTER SYSTEM SET wal_writer_delay = '${delay}'`);
+  await listeners.writer.client.query('SELECT pg_reload_conf()');
+}
+
+const crashes: Record<string, () => Promise<void>> = {
+  async 'a crash of the server'() {
+    await server.stop('immediate');
+    server = await start(server.port);
+  },
+  /** PostgreSQL then restarts all backends with fresh memory, and `pg_postmaster_start_time()` stays what it was. */
+  async 'a backend killed with SIGKILL'() {
+    const victim = await Writer.connect(server.url);
+    const { rows } = await victim.client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    const gone = new Promise((resolve) => listeners.writer.client.once('end', resolve));
+    process.kill(rows[0]!.pid, 'SIGKILL');
+    await gone;
+  },
+};
+
+/** Stops the process that flushes what no commit waits for; returns what lets it go on, for the crash to end it. */
+async function freezeWalWriter(): Promise<() => void> {
+  const { rows } = await listeners.writer.client.query<{ pid: number }>(
+    `SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'`,
+  );
+  const { pid } = rows[0]!;
+  process.kill(pid, 'SIGSTOP');
+  return () => process.kill(pid, 'SIGCONT');
+}
+
+/** A connection as soon as the server takes one again. */
+async function reconnected(): Promise<Writer> {
+  for (;;) {
+    try {
+      return await Writer.connect(server.url);
+    } catch {
+      await sleep(20); // it is recovering
+    }
+  }
+}
+
+test.each(Object.keys(crashes).flatMap((crash) => ['200ms', '10s'].map((delay) => [crash, delay] as const)))(
+  'a transaction number given out again after %s hides no row, with a WAL that is flushed every %s',
+  async (crash, delay) => {
+    await flushEvery(delay);
     const since = await lastId();
     const listener = await listening({ proofIntervalMs: 10 });
-    // A transaction takes its number and ends without reaching the disk; positions are proved after it; the server crashes.
-    await listeners.writer.client.query('SET synchronous_commit = off');
     for (let round = 0; round < 3; round++) {
-      await listeners.writer.client.query('BEGIN; SELECT pg_current_xact_id(); ROLLBACK');
-      await listeners.writer.client.query('BEGIN; SELECT pg_current_xact_id(); COMMIT');
-      await listeners.writer.client.query('SET synchronous_commit = on');
-      await server.stop('immediate');
-      server = await start(server.port);
-      listeners.writer = await Writer.connect(server.url);
+      await unflushedTransactions();
+      await listener.happened('latency', (listener.counts.latency ?? 0) + 2);
+      await crashes[crash]!();
+      listeners.writer = await reconnected();
       await listeners.writer.insert(1);
     }
     await complete(listener, since);
   },
 );
+
+test.each(Object.keys(crashes))('%s right after a catch-up hides no row', async (crash) => {
+  const since = await lastId();
+  const listener = await listening({ proofIntervalMs: 60_000 });
+  const open = proxy.block('connect');
+  proxy.cut();
+  await listeners.writer.insert(1);
+  const thaw = await freezeWalWriter();
+  await unflushedTransactions();
+  open();
+  await listener.received(1); // the snapshot that it read to counts those transactions as over
+  const crashed = crashes[crash]!();
+  await sleep(200); // until it has been signalled to end
+  thaw();
+  await crashed;
+  listeners.writer = await reconnected();
+  await listeners.writer.insert(1);
+  // Past the place where the WAL ended before the crash, so that it does not show the loss by being shorter.
+  await listeners.writer.client.query(`SELECT pg_logical_emit_message(true, 'test', repeat('x', 100000))`);
+  await complete(listener, since);
+  expect(listener.counts.serverChanged).toBeUndefined();
+});
+
+test('a connection that is lost in the middle of a transaction delivers the rest of it once', async () => {
+  const since = await lastId();
+  const listener = await listening({ callback: () => new Promise((resolve) => setImmediate(resolve)) });
+  for (const lostAfter of [1_000, 4_000, 8_000]) {
+    const inserted = listeners.writer.insert(3_000);
+    await listener.received(lostAfter);
+    await (await listeners.another()).killBackends();
+    await inserted;
+  }
+  await complete(listener, since);
+});

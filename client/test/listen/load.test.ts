@@ -79,3 +79,31 @@ test('proofs follow the signals as well as the clock', async () => {
   expect(listener.counts.latency).toBeGreaterThan(5);
   expect(listener.listener.proofAgeMs).toBeLessThan(60_000);
 });
+
+test('a buffer that overflows while the table is read begins again, and repeats nothing', async () => {
+  const missed = Promise.withResolvers<void>();
+  const hold = Promise.withResolvers<void>();
+  let catchingUp = false;
+  const listener = await listening({
+    bufferMax: 50,
+    callback: () => {
+      if (!catchingUp) return undefined;
+      missed.resolve();
+      return hold.promise;
+    },
+  });
+  const outage = listeners.writer.killBackends();
+  catchingUp = true;
+  await listeners.writer.client.query('BEGIN');
+  await listeners.writer.insert(200);
+  await outage;
+  await listeners.writer.client.query('COMMIT');
+  await missed.promise;
+  for (let batch = 0; batch < 10; batch++) await listeners.writer.insert(30);
+  await listener.happened('behind');
+  hold.resolve();
+  await listener.happened('level');
+  await listeners.writer.insert(10);
+  await listener.received(510);
+  expect(listener.ids).toEqual(await listeners.writer.committed());
+});
