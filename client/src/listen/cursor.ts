@@ -1,5 +1,4 @@
 /** Where to resume: a snapshot, and what was delivered beyond it. So resuming neither skips nor repeats. */
-import type { FeedRow } from './feedTable.ts';
 import type { Snapshot } from './snapshot.ts';
 
 export class Cursor {
@@ -7,35 +6,35 @@ export class Cursor {
   /** Proved, and not known to be on disk yet. */
   #pending: Snapshot | undefined;
   /** Rows delivered that the snapshot does not cover, column by column: this is written once for each row. */
-  #xids: string[] = [];
-  #ids: number[] = [];
+  readonly #xids: number[] = [];
+  readonly #ids: number[] = [];
 
   /** @param snapshot a durable one: from here on every commit counts. */
   constructor(snapshot: Snapshot) {
     this.#snapshot = snapshot;
   }
 
-  /** Everything that it covers was delivered. A crash of its server can't undo it. */
+  /** Everything that it covers was delivered, and no crash of its server can undo it. */
   get snapshot(): Snapshot {
     return this.#snapshot;
   }
 
-  /** The newest snapshot of which everything was delivered. Until it is known to be durable, it is nothing to resume from. */
+  /** The newest snapshot of which everything was delivered. A crash may undo it: it is nothing to resume from yet. */
   get proved(): Snapshot {
     return this.#pending ?? this.#snapshot;
   }
 
-  /** How many delivered rows are remembered. */
+  /** How many rows were delivered beyond the snapshot. */
   get size(): number {
     return this.#ids.length;
   }
 
-  record({ xid, id }: FeedRow): void {
+  record(xid: number, id: number): void {
     this.#xids.push(xid);
     this.#ids.push(id);
   }
 
-  /** Those delivered beyond the snapshot, to be asked row by row. */
+  /** The rows delivered beyond the snapshot, as they are now. */
   delivered(): DeliveredRows {
     return new DeliveredRows(this.#xids, this.#ids);
   }
@@ -43,11 +42,9 @@ export class Cursor {
   /**
    * A proof says that everything in `snapshot` was delivered.
    *
-   * It becomes the one to resume from when the server's WAL holds it on disk, which a later proof tells: both came through
-   * one connection, so the server has not crashed between them. The oldest one waits, not the newest, since under a steady
-   * load the newest is never on disk yet.
-   *
-   * A proof that is older than the snapshot to resume from changes nothing.
+   * It becomes the one to resume from when a later proof finds the WAL on disk up to it. Both came through one connection,
+   * and a crash would have ended that, so no crash lies between them. Of several it is the oldest that waits: under a steady
+   * load the newest is never on disk yet. A proof that was begun before the latest catch-up changes nothing.
    */
   prove(snapshot: Snapshot): void {
     if (snapshot.takenAt < this.#snapshot.receivedAt) return;
@@ -60,36 +57,22 @@ export class Cursor {
   moveTo(snapshot: Snapshot): void {
     this.#snapshot = snapshot;
     this.#pending = undefined;
-    this.forget((xid) => snapshot.covers(xid));
-  }
-
-  /** Forgets the delivered rows of the transactions for which `condition` holds; returns how many rows those were. */
-  forget(condition: (xid: number) => boolean): number {
     const [xids, ids] = [this.#xids, this.#ids];
-    const before = ids.length;
     let kept = 0;
-    let xid: string | undefined;
-    let goes = false;
-    for (let at = 0; at < before; at++) {
-      // The rows of one transaction come one after another.
-      if (xids[at] !== xid) {
-        xid = xids[at]!;
-        goes = condition(Number(xid));
-      }
-      if (goes) continue;
-      xids[kept] = xid!;
+    for (let at = 0; at < ids.length; at++) {
+      if (snapshot.covers(xids[at]!)) continue;
+      xids[kept] = xids[at]!;
       ids[kept++] = ids[at]!;
     }
     xids.length = ids.length = kept;
-    return before - kept;
   }
 }
 
-/** A set of rows. */
+/** A set of rows, each known by its transaction and its id: an id alone may be given out again. */
 export class DeliveredRows {
-  readonly #ids = new Map<string, Set<number>>();
+  readonly #ids = new Map<number, Set<number>>();
 
-  constructor(xids: readonly string[], ids: readonly number[]) {
+  constructor(xids: readonly number[], ids: readonly number[]) {
     for (const [at, xid] of xids.entries()) {
       const ofTransaction = this.#ids.get(xid);
       if (ofTransaction) ofTransaction.add(ids[at]!);
@@ -97,14 +80,14 @@ export class DeliveredRows {
     }
   }
 
-  has({ xid, id }: FeedRow): boolean {
+  has(xid: number, id: number): boolean {
     return this.#ids.get(xid)?.has(id) ?? false;
   }
 
-  /** How many rows belong to this transaction or a later one. */
-  countFrom(xmin: number): number {
+  /** How many rows a snapshot does not cover. */
+  countBeyond(snapshot: Snapshot): number {
     let count = 0;
-    for (const [xid, ids] of this.#ids) if (Number(xid) >= xmin) count += ids.size;
+    for (const [xid, ids] of this.#ids) if (!snapshot.covers(xid)) count += ids.size;
     return count;
   }
 }

@@ -1,10 +1,14 @@
-/** Decides whether a cursor still means something on the server that answers now, and where to go back to if not. */
+/** After a failover: decides whether a cursor still means something on the server that answers now, or where to go back to. */
 import type { Query } from '@pg-signals/db';
+import { Cursor } from './cursor.ts';
 import type { Server, Snapshot } from './snapshot.ts';
 
-/** How far back snapshots are kept for a failover, and how densely. */
+/** How far back snapshots are kept, and how densely. */
 const HISTORY_STEP_MS = 10_000;
 const HISTORY_LENGTH = 360; // an hour
+
+/** Before every transaction: 3 is the first that a cluster gives out. */
+const FIRST_SNAPSHOT = '3:3:';
 
 /**
  * What became of the server that a snapshot was taken on:
@@ -14,56 +18,88 @@ const HISTORY_LENGTH = 360; // an hour
  *   undefined where that is unknown.
  * - `other`: the one that answers now has another history altogether.
  */
-export type Fate = { is: 'same' } | { is: 'forked'; fork: bigint | undefined } | { is: 'other' };
+type Fate = { is: 'same' } | { is: 'forked'; fork: bigint | undefined } | { is: 'other' };
+
+/** A cursor that holds on the new server. `reason` is there where some rows may come twice. */
+export interface MovedCursor {
+  readonly cursor: Cursor;
+  readonly reason: string | undefined;
+}
 
 /**
  * A snapshot counts transactions, and a standby that was promoted may lack the last of them and give their numbers out
- * again: a row behind such a number would be taken for one that was delivered. So whoever resumes from a snapshot asks
- * first.
- *
- * @param then a durable snapshot.
+ * again: a row behind such a number would be taken for one that was delivered. So before resuming from a snapshot, this asks
+ * which server answers.
  */
-export async function fateOf(query: Query, { server: then, lsn }: Snapshot, now: Snapshot): Promise<Fate> {
-  const { server } = now;
-  if (server.systemIdentifier !== then.systemIdentifier) return { is: 'other' };
-  // A standby promoted in place has lost nothing of what it showed itself.
-  if (server.startedAt === then.startedAt) return { is: 'same' };
-  // A WAL that ends before what was on disk then is that of an older copy.
-  if (server.timeline === then.timeline && (server.standby || now.lsn >= lsn)) return { is: 'same' };
-  return { is: 'forked', fork: await forkOf(query, then, server) };
-}
+export class Failover {
+  readonly #query: Query;
+  /** Proved snapshots of the last hour, the oldest first. */
+  #history: Snapshot[] = [];
 
-/** The end of the WAL that the two servers share, in bytes; undefined where it is unknown (the file is for superusers). */
-async function forkOf(query: Query, then: Server, now: Server): Promise<bigint | undefined> {
-  if (now.timeline <= then.timeline) return undefined;
-  const name = `pg_wal/${now.timeline.toString(16).toUpperCase().padStart(8, '0')}.history`;
-  // Each line: the timeline that was left, where, and why.
-  const sql = `
-    SELECT (line[2]::pg_lsn - '0/0'::pg_lsn)::text
-    FROM regexp_matches(pg_read_file($1), '^(\\d+)\\s+([0-9A-F]+/[0-9A-F]+)', 'gn') AS line
-    WHERE line[1]::int = $2`;
-  const rows = await query<[string]>(sql, [name, then.timeline]).catch(() => []);
-  return rows[0] && BigInt(rows[0][0]);
-}
+  constructor(query: Query) {
+    this.#query = query;
+  }
 
-/** Proved snapshots of the last hour. */
-export class SnapshotHistory {
-  #snapshots: Snapshot[] = [];
-
-  add(snapshot: Snapshot): void {
-    const last = this.#snapshots.at(-1);
-    if (last && snapshot.takenAt - last.takenAt < HISTORY_STEP_MS) return;
-    this.#snapshots.push(snapshot);
-    if (this.#snapshots.length > HISTORY_LENGTH) this.#snapshots.shift();
+  remember(proved: Snapshot): void {
+    const last = this.#history.at(-1);
+    if (last && proved.takenAt - last.takenAt < HISTORY_STEP_MS) return;
+    this.#history.push(proved);
+    if (this.#history.length > HISTORY_LENGTH) this.#history.shift();
   }
 
   /**
-   * The newest snapshot, of these and of `latest` (the newest first), that a server which left `timeline` at `fork` shares;
-   * the oldest one where no such is known.
+   * Undefined where the cursor holds on the server of `now`, as it is; otherwise one to go on with instead.
+   *
+   * @param reading the durable snapshot that an unfinished read goes to: it covers all that was delivered before the read.
    */
-  before(timeline: number, fork: bigint | undefined, latest: readonly [Snapshot, ...Snapshot[]]): Snapshot {
-    const known = [...latest, ...this.#snapshots.toReversed()];
-    const shared = known.find(({ server, lsn }) => server.timeline <= timeline && fork !== undefined && lsn <= fork);
-    return shared ?? known.at(-1)!;
+  async check(cursor: Cursor, reading: Snapshot | undefined, now: Snapshot): Promise<MovedCursor | undefined> {
+    const reached = reading ?? cursor.snapshot;
+    const fate = await this.#fateOf(reached, now);
+    if (fate.is === 'same') return undefined;
+    if (fate.is === 'other') {
+      this.#history = [];
+      const start = now.with({ text: FIRST_SNAPSHOT, lsn: 0n });
+      return { cursor: new Cursor(start), reason: 'it is another database cluster: reading its table from the start' };
+    }
+    const { fork } = fate;
+    if (reading && fork !== undefined && reading.lsn <= fork) return undefined;
+    const known = [cursor.proved, cursor.snapshot, ...this.#history.toReversed()];
+    const shared = known.find(
+      ({ server, lsn }) => server.timeline <= reached.server.timeline && fork !== undefined && lsn <= fork,
+    );
+    const safe = shared ?? known.at(-1)!;
+    const delivered = cursor.delivered();
+    // The new server may lack what the old one delivered beyond the shared snapshot, and give its numbers out again.
+    const repeats = reading || delivered.countBeyond(safe) > 0 || (safe !== cursor.proved && safe !== cursor.snapshot);
+    const age = Math.round((performance.now() - safe.takenAt) / 1_000);
+    return {
+      // From here on the new server's WAL counts, however far the old one's had come.
+      cursor: new Cursor(safe.with({ server: now.server, lsn: 0n })),
+      reason: repeats ? `it may lack what the old one committed last: reading again from ${age} s ago` : undefined,
+    };
+  }
+
+  /** @param then a durable snapshot. */
+  async #fateOf({ server: then, lsn }: Snapshot, now: Snapshot): Promise<Fate> {
+    const { server } = now;
+    if (server.systemIdentifier !== then.systemIdentifier) return { is: 'other' };
+    // A standby promoted in place has lost nothing of what it showed itself.
+    if (server.startedAt === then.startedAt) return { is: 'same' };
+    // A WAL that ends before what was on disk then is that of an older copy.
+    if (server.timeline === then.timeline && (server.standby || now.lsn >= lsn)) return { is: 'same' };
+    return { is: 'forked', fork: await this.#forkOf(then, server) };
+  }
+
+  /** The end of the WAL that the two servers share, in bytes; undefined where it is unknown (the file is for superusers). */
+  async #forkOf(then: Server, now: Server): Promise<bigint | undefined> {
+    if (now.timeline <= then.timeline) return undefined;
+    const name = `pg_wal/${now.timeline.toString(16).toUpperCase().padStart(8, '0')}.history`;
+    // Each line: the timeline that was left, where, and why.
+    const sql = `
+      SELECT (line[2]::pg_lsn - '0/0'::pg_lsn)::text
+      FROM regexp_matches(pg_read_file($1), '^(\\d+)\\s+([0-9A-F]+/[0-9A-F]+)', 'gn') AS line
+      WHERE line[1]::int = $2`;
+    const rows = await this.#query<[string]>(sql, [name, then.timeline]).catch(() => []);
+    return rows[0] && BigInt(rows[0][0]);
   }
 }

@@ -1,29 +1,24 @@
 /** Joins notifications and table into one stream: every committed row, once, whatever happens in between. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backoff, type Query } from '@pg-signals/db';
-import type { Logger } from '../logger.ts';
+import { backoff } from '@pg-signals/db';
 import { BoundedBuffer } from './buffer.ts';
 import { CatchUp, type RowSource } from './catchUp.ts';
 import type { Connection, ListeningConnection } from './connection.ts';
 import type { Dispatcher } from './dispatcher.ts';
-import type { FeedRow, FeedTable, TruncatedRow } from './feedTable.ts';
+import type { FeedRow } from './feedTable.ts';
+import { type PayloadObserver, Payloads, type PayloadsOptions } from './payloads.ts';
 import type { Marker } from './proof.ts';
 import { type Snapshot, takeDurableSnapshot } from './snapshot.ts';
 import { TimeSlice } from './timeSlice.ts';
-import { TruncatedRows } from './truncatedRows.ts';
 
 /** Where a row came from. */
 export type Source = RowSource<never>['name'];
 
 /** Is called with what a feed does; for metrics. */
-export interface FeedObserver {
+export interface FeedObserver extends PayloadObserver {
   delivered(source: Source, rows: number): void;
   /** A row came a second time and was dropped. */
   duplicate(): void;
-  /** A notification was no row. */
-  invalidPayload(): void;
-  /** A row was deleted before it could be read. */
-  rowMissing(): void;
   /** True when the callbacks do not keep up and the table is read instead, false when they are level again. */
   behind(now: boolean): void;
   /** The server is not the one that the cursor was taken on: some rows may come twice. */
@@ -32,18 +27,14 @@ export interface FeedObserver {
   latency(ms: number): void;
 }
 
-export interface FeedOptions<Row extends FeedRow> {
-  table: FeedTable<Row>;
-  query: Query;
+export interface FeedOptions<Row extends FeedRow> extends PayloadsOptions<Row> {
   dispatcher: Dispatcher<Row>;
-  logger: Logger;
   observer: FeedObserver;
   /** Notifications that wait at most. */
   bufferMax: number;
   /** A proof is asked for after so many rows. */
   proofEvery: number;
   pollMs: number;
-  readTimeoutMs: number;
 }
 
 /**
@@ -65,22 +56,21 @@ export class Feed<Row extends FeedRow> {
   readonly #options: FeedOptions<Row>;
   readonly #buffer: BoundedBuffer<string | Marker>;
   readonly #catchUp: CatchUp;
-  readonly #truncatedRows: TruncatedRows<Row>;
+  readonly #payloads: Payloads<Row>;
   #mode: Mode = 'catching up';
   /** It has overflowed since it was live last. */
   #behind = false;
   /** The table was read up to here since the latest connection or overflow. */
   #readTo: Snapshot | undefined;
-  #sinceProof = 0;
   #provedAt: number | undefined;
   #wake = () => {};
 
   constructor(options: FeedOptions<Row>) {
-    const { bufferMax, query, table, logger, observer, readTimeoutMs } = options;
+    const onServerChanged = () => options.observer.serverChanged();
     this.#options = options;
-    this.#buffer = new BoundedBuffer(bufferMax);
-    this.#truncatedRows = new TruncatedRows(query, table, readTimeoutMs);
-    this.#catchUp = new CatchUp({ query, table, logger, observer, readTimeoutMs, deliver: this.#deliver });
+    this.#buffer = new BoundedBuffer(options.bufferMax);
+    this.#payloads = new Payloads(options);
+    this.#catchUp = new CatchUp({ ...options, onServerChanged, deliver: this.#deliver });
   }
 
   /** All that was committed longer ago than this, in ms, has come; undefined before the first proof. */
@@ -153,7 +143,12 @@ export class Feed<Row extends FeedRow> {
         else await this.#poll(ended);
         attempt = 0;
       } catch (error) {
-        if (!ended.aborted) await this.#retryLater(error as Error, Math.max(attempt, 1), ended);
+        if (ended.aborted) break;
+        attempt = Math.max(attempt, 1);
+        const { logger, table } = this.#options;
+        const fields = { reason: (error as Error).message, delay_ms: backoff(attempt), attempt: attempt + 1 };
+        logger.warn('Reading the table failed, reading again', { table: table.table, ...fields });
+        await sleep(fields.delay_ms, undefined, { signal: ended }).catch(() => {});
       }
     }
     ended.removeEventListener('abort', wake);
@@ -202,18 +197,6 @@ export class Feed<Row extends FeedRow> {
     }
   }
 
-  async #retryLater(error: Error, attempt: number, ended: AbortSignal): Promise<void> {
-    const { logger, table } = this.#options;
-    const delay = backoff(attempt);
-    logger.warn('Reading the table failed, reading again', {
-      table: table.table,
-      reason: error.message,
-      delay_ms: delay,
-      attempt: attempt + 1,
-    });
-    await sleep(delay, undefined, { signal: ended }).catch(() => {});
-  }
-
   // --- delivery --------------------------------------------------------------------------------------------------------
 
   /** What is notified. A row says by its transaction whether the table was read up to it. */
@@ -224,12 +207,10 @@ export class Feed<Row extends FeedRow> {
       name: 'notify',
       next: () => this.#buffer.shift(),
       waiting: () => this.#buffer.waiting(),
-      isDuplicate: ({ xid }) => readTo.covers(Number(xid)),
-      record: (row) => {
-        cursor.record(row);
-        if (++this.#sinceProof < proofEvery) return;
-        this.#sinceProof = 0;
-        connection.prove().catch(() => {}); // a failed proof ends the connection
+      isDuplicate: (xid) => readTo.covers(xid),
+      record(xid, id) {
+        cursor.record(xid, id);
+        if (cursor.size % proofEvery === 0) connection.prove().catch(() => {}); // a failed proof ends the connection
       },
     };
   }
@@ -249,18 +230,19 @@ export class Feed<Row extends FeedRow> {
         this.#markerDelivered(item, ended);
         continue;
       }
-      let row = this.#parse(item);
+      let row = this.#payloads.parse(item);
       if (row === undefined) continue;
-      if (source.isDuplicate(row)) {
+      const xid = Number(row.xid);
+      if (source.isDuplicate(xid, row.id)) {
         observer.duplicate();
         continue;
       }
       if ('truncated' in row) {
-        row = await this.#whole(row, source.waiting());
+        row = await this.#payloads.whole(row, source.waiting());
         if (ended.aborted) break; // the next connection reads it
         if (row === undefined) continue;
       }
-      source.record(row);
+      source.record(xid, row.id);
       const busy = dispatcher.deliver(row as Row);
       rows++;
       if (busy) await busy;
@@ -278,32 +260,5 @@ export class Feed<Row extends FeedRow> {
       (snapshot) => ended.aborted || this.#catchUp.prove(snapshot),
       () => {}, // the connection ends
     );
-  }
-
-  #parse(payload: string): Row | TruncatedRow | undefined {
-    try {
-      const row = this.#options.table.parse(payload);
-      if (!Number.isSafeInteger(Number(row.xid))) throw new Error('expected "xid" to be a transaction number');
-      return row;
-    } catch (error) {
-      const { observer, logger, table } = this.#options;
-      observer.invalidPayload();
-      logger.warn('A payload could not be read, skipping it', {
-        channel: table.channel,
-        reason: (error as Error).message,
-        payload: payload.slice(0, 200),
-      });
-      return undefined;
-    }
-  }
-
-  async #whole(row: TruncatedRow, waiting: Iterable<unknown>): Promise<Row | undefined> {
-    const whole = await this.#truncatedRows.get(row, waiting);
-    if (!whole) {
-      const { logger, observer, table } = this.#options;
-      observer.rowMissing();
-      logger.warn('A row was deleted before it could be read, skipping it', { table: table.table, id: row.id });
-    }
-    return whole;
   }
 }

@@ -14,29 +14,29 @@ const at = (moment: number, xmax: number, { running = '', flushed = moment } = {
     takenAt: moment,
     receivedAt: moment,
   });
-const row = (xid: number, id: number) => ({ xid: String(xid), id });
 
 test('a proved snapshot that is on disk forgets exactly the rows that it covers', () => {
   const cursor = new Cursor(at(1, 10));
-  for (const each of [row(10, 1), row(11, 2), row(11, 3), row(12, 4)]) cursor.record(each);
+  const rows = [
+    [10, 1],
+    [11, 2],
+    [11, 3],
+    [12, 4],
+  ] as const;
+  for (const [xid, id] of rows) cursor.record(xid, id);
   const proof = at(5, 12, { running: '11' });
   cursor.prove(proof);
   expect(cursor.snapshot).toBe(proof);
   const delivered = cursor.delivered();
-  expect([row(10, 1), row(11, 2), row(11, 3), row(12, 4)].map((each) => delivered.has(each))).toEqual([
-    false,
-    true,
-    true,
-    true,
-  ]);
+  expect(rows.map(([xid, id]) => delivered.has(xid, id))).toEqual([false, true, true, true]);
   expect(cursor.size).toBe(3);
 });
 
 test('a row is known by its transaction and its id: an id that is given out again is another row', () => {
   const cursor = new Cursor(at(1, 10));
-  cursor.record(row(10, 1));
-  expect(cursor.delivered().has(row(10, 1))).toBe(true);
-  expect(cursor.delivered().has(row(11, 1))).toBe(false);
+  cursor.record(10, 1);
+  expect(cursor.delivered().has(10, 1)).toBe(true);
+  expect(cursor.delivered().has(11, 1)).toBe(false);
 });
 
 test('a snapshot that is not on disk yet counts when a later proof says that it is, and later ones do not push it out', () => {
@@ -47,9 +47,9 @@ test('a snapshot that is not on disk yet counts when a later proof says that it 
     at(12, 13, { flushed: 6 }),
   ];
   const cursor = new Cursor(start);
-  cursor.record(row(10, 1));
+  cursor.record(10, 1);
   cursor.prove(first);
-  cursor.record(row(11, 2));
+  cursor.record(11, 2);
   cursor.prove(second);
   expect([cursor.snapshot, cursor.proved, cursor.size]).toEqual([start, first, 2]);
   cursor.prove(third);

@@ -1,0 +1,88 @@
+/** Turns payloads into rows: reads their JSON, and from the table those rows that did not fit into a notification. */
+import type { Query } from '@pg-signals/db';
+import type { Logger } from '../logger.ts';
+import { readRows } from './committedRows.ts';
+import type { FeedRow, FeedTable, TruncatedRow } from './feedTable.ts';
+
+/** Truncated rows read at a time: each has 8,000 bytes or more, perhaps a megabyte, and memory is bounded. */
+const ROWS = 16;
+/** Longer than any payload of a truncated row. */
+const TRUNCATED_LENGTH = 80;
+
+export interface PayloadObserver {
+  /** A notification was no row. */
+  invalidPayload(): void;
+  /** A row was deleted before it could be read. */
+  rowMissing(): void;
+}
+
+export interface PayloadsOptions<Row extends FeedRow> {
+  table: FeedTable<Row>;
+  query: Query;
+  logger: Logger;
+  observer: PayloadObserver;
+  readTimeoutMs: number;
+}
+
+export class Payloads<Row extends FeedRow> {
+  readonly #options: PayloadsOptions<Row>;
+  #read = new Map<number, Row>();
+
+  constructor(options: PayloadsOptions<Row>) {
+    this.#options = options;
+  }
+
+  /** The row; undefined for a payload that is none, which is logged: anyone may NOTIFY the channel. */
+  parse(payload: string): Row | TruncatedRow | undefined {
+    const { table, logger, observer } = this.#options;
+    try {
+      const row = table.parse(payload);
+      if (!Number.isSafeInteger(Number(row.xid))) throw new Error('expected "xid" to be a transaction number');
+      return row;
+    } catch (error) {
+      observer.invalidPayload();
+      const reason = (error as Error).message;
+      const fields = { channel: table.channel, reason, payload: payload.slice(0, 200) };
+      logger.warn('A payload could not be read, skipping it', fields);
+      return undefined;
+    }
+  }
+
+  /**
+   * The row with its content; undefined where it is no longer in the table, which is logged. Those that come after it in
+   * `waiting` are read with it, so that a run of large rows costs one query for every sixteen.
+   */
+  async whole({ id }: TruncatedRow, waiting: Iterable<unknown>): Promise<Row | undefined> {
+    const { table, query, logger, observer, readTimeoutMs } = this.#options;
+    if (!this.#read.has(id)) {
+      const ids = [id];
+      for (const payload of waiting) {
+        if (ids.length >= ROWS) break;
+        const next = this.#truncatedId(payload);
+        if (next !== undefined && next !== id) ids.push(next);
+      }
+      this.#read.clear();
+      for (const payload of await readRows(query, table, ids, readTimeoutMs)) {
+        const row = table.parse(payload) as Row;
+        this.#read.set(row.id, row);
+      }
+    }
+    const row = this.#read.get(id);
+    this.#read.delete(id);
+    if (!row) {
+      observer.rowMissing();
+      logger.warn('A row was deleted before it could be read, skipping it', { table: table.table, id });
+    }
+    return row;
+  }
+
+  #truncatedId(payload: unknown): number | undefined {
+    if (typeof payload !== 'string' || payload.length > TRUNCATED_LENGTH) return undefined;
+    try {
+      const row = this.#options.table.parse(payload);
+      return 'truncated' in row ? row.id : undefined;
+    } catch {
+      return undefined; // logged when its turn comes
+    }
+  }
+}
