@@ -108,6 +108,7 @@ export function startListener({ url, callback, max = 4, prepare, ...options }: T
     behind: (now) => count(now ? 'behind' : 'level'),
     serverChanged: () => count('serverChanged'),
     latency: () => count('latency'),
+    readFailed: () => count('readFailed'),
   };
   const listener = new Listener(
     pool,

@@ -21,6 +21,8 @@ export interface FeedObserver extends PayloadObserver {
   duplicate(): void;
   /** True when the callbacks do not keep up and the table is read instead, false when they are level again. */
   behind(now: boolean): void;
+  /** The table could not be read: it is read again later. */
+  readFailed(error: Error): void;
   /** The server is not the one that the cursor was taken on: some rows may come twice. */
   serverChanged(): void;
   /** From before a marker was sent until all that came before it was delivered, in ms. */
@@ -60,7 +62,7 @@ export class Feed<Row extends FeedRow> {
   #mode: Mode = 'catching up';
   /** It has overflowed since it was live last. */
   #behind = false;
-  /** The table was read up to here since the latest connection or overflow. */
+  /** What the table is read up to before going live; undefined when a new one is to be taken. */
   #readTo: Snapshot | undefined;
   #provedAt: number | undefined;
   #wake = () => {};
@@ -144,8 +146,10 @@ export class Feed<Row extends FeedRow> {
         attempt = 0;
       } catch (error) {
         if (ended.aborted) break;
+        this.#readTo = undefined; // what was taken out of the buffer and not delivered is in the table
         attempt = Math.max(attempt, 1);
-        const { logger, table } = this.#options;
+        const { logger, observer, table } = this.#options;
+        observer.readFailed(error as Error);
         const fields = { reason: (error as Error).message, delay_ms: backoff(attempt), attempt: attempt + 1 };
         logger.warn('Reading the table failed, reading again', { table: table.table, ...fields });
         await sleep(fields.delay_ms, undefined, { signal: ended }).catch(() => {});
@@ -160,7 +164,6 @@ export class Feed<Row extends FeedRow> {
     const { ended } = connection;
     if (this.#mode === 'overflowed' || !this.#readTo) {
       this.#setMode('catching up');
-      this.#readTo = undefined; // where the snapshot fails, the next attempt begins here
       this.#readTo = await takeDurableSnapshot(this.#options.query);
     }
     const to = this.#readTo;

@@ -60,6 +60,7 @@ const UNOBSERVED: ListenerObserver = {
   behind() {},
   serverChanged() {},
   latency() {},
+  readFailed() {},
 };
 
 /** A page of the table may take longer than a proof: it may come from a cold disk. */

@@ -128,6 +128,26 @@ test('a large row that is deleted before it can be read is reported and skipped'
   );
 });
 
+test('a large row that can not be read for a while is delivered in its place, and what came after it too', async () => {
+  const hold = Promise.withResolvers<void>();
+  const listener = await listening({ proofTimeoutMs: 100, callback: () => hold.promise });
+  const ids = await listeners.writer.insert(1);
+  await listener.received(1);
+  ids.push(...(await listeners.writer.insert(1, JSON.stringify({ text: 'x'.repeat(20_000) }))));
+  ids.push(...(await listeners.writer.insert(2)));
+  await listeners.writer.client.query('BEGIN; LOCK TABLE signals');
+  hold.resolve();
+  await listener.happened('readFailed', 2);
+  expect(listener.ids).toEqual(ids.slice(0, 1));
+  await listeners.writer.client.query('COMMIT');
+  ids.push(...(await listeners.writer.insert(1)));
+  await listener.received(5);
+  expect(listener.ids).toEqual(ids);
+  expect(listener.log).toMatch(
+    /WARN Reading the table failed, reading again table=signals reason=no answer within 600 ms/,
+  );
+});
+
 test('both queries of the catch-up read along the index, whatever the age of the snapshot', async () => {
   await listeners.writer.client.query(`ALTER TABLE signals DISABLE TRIGGER ALL`);
   for (let batch = 0; batch < 30; batch++) await listeners.writer.insert(1_000);
