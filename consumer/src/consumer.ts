@@ -24,9 +24,10 @@ export async function startConsumer(
     max: settings.PG_POOL_MAX,
   });
   const metrics = createMetrics();
-  // One object: winston takes it as it is, while it searches and copies a message with fields.
-  const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value }) => {
-    logger.log({ level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value });
+  const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value, attributes }) => {
+    // One object: winston takes it as it is, while it searches and copies a message with fields.
+    const line = { level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value };
+    logger.log(isEmpty(attributes) ? line : { ...line, attributes });
   };
   const listener: Listener = new Listener(
     pool,
@@ -59,6 +60,11 @@ export async function startConsumer(
     await Promise.all([server.stop(), pool.end()]);
   };
   return { url: server.url, stop: () => (stopped ??= stop()) };
+}
+
+function isEmpty(object: object): boolean {
+  for (const _ in object) return false;
+  return true;
 }
 
 /** @throws {Error} whose message says how old the last proof is. */

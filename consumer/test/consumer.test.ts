@@ -54,12 +54,20 @@ test('it logs each signal once, with its microseconds', async () => {
   );
 });
 
+test('it logs the attributes of a signal that has any', async () => {
+  await writer.client.query(
+    `INSERT INTO signals (signal_name, signal_value, attributes) VALUES ('kitchen', 1, '{"room": "kitchen"}')`,
+  );
+  await logged(/signal_name=kitchen signal_value=1 attributes=\{"room":"kitchen"\}\n/);
+  expect(log.match(/attributes=/g)).toHaveLength(1);
+});
+
 test('it is ready while proofs come, and says what it received', async () => {
   expect((await fetch(`${consumer.url}/readyz`)).status).toBe(200);
   expect(await metric('listening')).toBe(1);
   expect(
     (await metric('received_total{source="notify"}')) + ((await metric('received_total{source="catch_up"}')) || 0),
-  ).toBe(1);
+  ).toBe(2);
   expect(await metric('proof_age_seconds')).toBeGreaterThanOrEqual(0);
   expect(await metric('reconnects_total')).toBe(0);
 });
