@@ -9,7 +9,7 @@ import type { ConsumerSettings } from './settings.ts';
 const PROOFS = 3;
 
 /**
- * Starts a consumer that logs every signal and hands it to `callbacks`. The database may come later.
+ * Starts a consumer that logs every signal and delivers it to `callbacks`. The database may come later.
  *
  * @throws {PortTakenError} when `PORT` is in use.
  */

@@ -10,7 +10,7 @@ export function createListenerMetrics(
   const registers = [registry];
   const received = new Counter({
     name: 'signals_received_total',
-    help: 'Signals handed to the callbacks, by the way they came.',
+    help: 'Signals delivered to the callbacks, by the way they came.',
     labelNames: ['source'],
     registers,
   });
@@ -31,14 +31,14 @@ export function createListenerMetrics(
   });
   const delivery = new Histogram({
     name: 'signals_delivery_seconds',
-    help: 'From the commit of a marker to the moment when all signals before it were handed on (a row does not tell when it was committed).',
+    help: 'From the sending of a marker until all signals before it were delivered (a row does not say when it was committed).',
     buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30],
     registers,
   });
   const listening = new Gauge({ name: 'signals_listening', help: '1 while notifications arrive.', registers });
   new Gauge({
     name: 'signals_proof_age_seconds',
-    help: 'All that was committed longer ago has arrived. -1 before the first proof.',
+    help: 'Everything committed longer ago has arrived. -1 before the first proof.',
     registers,
     collect() {
       const age = proofAgeMs();

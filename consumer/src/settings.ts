@@ -1,4 +1,4 @@
-/** What the environment says to a consumer. */
+/** The settings of a consumer, from the environment. */
 import { databaseSettings } from '@pg-signals/db';
 import { commonVariables, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
 import type { z } from 'zod';
@@ -14,11 +14,11 @@ const schema = databaseSettings({
   LISTEN_PROOF_EVERY: wholeNumber(10_000),
   /** Longest wait for a proof, a connection or a small query. */
   LISTEN_PROOF_TIMEOUT_MS: milliseconds(5_000),
-  /** Time between two reads of the table where LISTEN is not to be had. */
+  /** Time between two reads of the table where LISTEN is unavailable. */
   LISTEN_POLL_MS: milliseconds(1_000),
   /** Time between two attempts to LISTEN there. */
   LISTEN_RETRY_MS: milliseconds(30_000),
-  /** Notifications that wait at the most; past that the table is read instead. */
+  /** Notifications that wait at most; past that the table is read instead. */
   LISTEN_BUFFER_MAX: wholeNumber(10_000),
 });
 
