@@ -1,32 +1,33 @@
-/** Group commit: what arrives while an insert is in flight waits together and goes in the next one. */
+/** Group commit: what arrives while an insert is in flight waits, and goes together into the next one. */
+import { type Halving, inHalves } from './inHalves.ts';
 
 export interface BatcherOptions<T, R> {
-  /** Inserts all items in one transaction; resolves after its commit with a result for each, in order. */
+  /** Inserts all items in one transaction; resolves after the commit with a result for each, in order. */
   insert: (items: readonly T[]) => Promise<readonly R[]>;
-  /** True for an error that an item is to blame for; any other is taken to concern the whole batch. */
+  /** True for an error that an item is to blame for; any other fails the whole batch. */
   isRefusal: (error: unknown) => boolean;
-  /** Items in one insert; a group that is larger goes alone. */
+  /** Items in one insert; a larger group goes alone. */
   maxBatch: number;
-  /** The sum of the sizes of the groups in one insert, in bytes; a larger group goes alone. */
+  /** Bytes in one insert; a larger group goes alone. */
   maxBatchBytes: number;
   /** Inserts at the same time. */
   maxInFlight: number;
-  /** Items that may wait; past it `add` rejects. */
+  /** Items that may wait; past that `add` rejects. */
   maxQueue: number;
-  /** The same in bytes. */
+  /** Bytes that may wait. */
   maxQueueBytes: number;
-  /** How long a group may take from `add` to its answer, in ms; told late by a tenth at the most. */
+  /** How long a group may take from `add` to its answer, in ms. `add` rejects at most a tenth later. */
   timeoutMs: number;
-  /** Told of every insert that was committed: its items, and for each group the ms since it was added. */
+  /** Called after each commit with the number of items, and for each group the ms since it was added. */
   onCommit?: (items: number, waited: readonly number[]) => void;
 }
 
-/** Too much waits already: nothing of the group is in. */
+/** The queue is full: no item of the group was inserted. */
 export class OverloadedError extends Error {
   override name = 'OverloadedError';
 }
 
-/** The group was not answered in time. `sent` is true where its insert had begun: then it may have gone in. */
+/** The group was not answered in time. Where `sent` is true its insert had begun, and may have been committed. */
 export class TimedOutError extends Error {
   override name = 'TimedOutError';
   readonly sent: boolean;
@@ -46,21 +47,21 @@ interface Group<T, R> {
 }
 
 /**
- * Turns of the event loop in which a batch may grow before it goes. The senders of one batch are answered together and
- * send again together, over a few turns: without waiting for the rest of them, every other batch is a handful, and costs a
- * flush of the disk all the same.
+ * Turns of the event loop in which a batch may grow before it goes. Callers answered together send again together, over a
+ * few turns: sent at the first of these, every other batch would hold a handful and still cost a flush of the disk.
  */
 const MAX_TURNS = 5;
 
-/** A batch of so many items goes at once: the server can insert it while we read what else came, and answer the one before. */
+/** A batch of this many items goes at once: the server inserts it while we read more and answer the batch before. */
 const LARGE = 128;
 
 /**
- * Gathers groups of items into inserts, in the order in which they were added. No timer waits for company: with nothing in
+ * Gathers groups of items into inserts, in the order in which they were added. No timer delays them: with nothing in
  * flight, a lone group goes at the end of the current turn of the event loop, several go after the first turn that brings
  * no more, and many go at once.
  *
- * Each group is answered after its own commit. One that is refused fails alone: its batch is inserted again in halves.
+ * Each group is answered after its own commit. A refused batch is inserted again in halves, so that a bad group fails
+ * alone.
  */
 export class Batcher<T, R> {
   readonly #options: BatcherOptions<T, R>;
@@ -69,7 +70,7 @@ export class Batcher<T, R> {
   #waitingItems = 0;
   #waitingBytes = 0;
   #gathering = false;
-  /** How long the queue was a turn ago, and how many turns it has been growing for. */
+  /** Length of the queue one turn ago, and for how many turns it has grown. */
   #queued = 0;
   #turns = 0;
   #expiry: NodeJS.Timeout | undefined;
@@ -79,7 +80,7 @@ export class Batcher<T, R> {
     this.#options = options;
   }
 
-  /** Items that wait for their insert to begin. */
+  /** Items whose insert has not begun. */
   get waiting(): number {
     return this.#waitingItems;
   }
@@ -87,16 +88,16 @@ export class Batcher<T, R> {
   /**
    * Inserts the items in one transaction, together with what others add at the same time; resolves after the commit.
    *
-   * @param bytes about how much memory the items take.
-   * @throws {OverloadedError} at once where too much waits already. A group too large for any queue is taken by an empty one.
-   * @throws {TimedOutError} when `timeoutMs` have passed.
+   * @param bytes roughly the memory that the items take.
+   * @throws {OverloadedError} at once when the queue is full. An empty queue takes a group of any size.
+   * @throws {TimedOutError} after `timeoutMs`.
    * @throws what `insert` rejected with for these items.
    */
   add(items: readonly T[], bytes: number): Promise<readonly R[]> {
     const { maxQueue, maxQueueBytes } = this.#options;
     const full = this.#waitingItems + items.length > maxQueue || this.#waitingBytes + bytes > maxQueueBytes;
     if (full && this.#waitingItems > 0) {
-      return Promise.reject(new OverloadedError(`${this.#waitingItems} signals wait already`));
+      return Promise.reject(new OverloadedError(`the queue is full: ${this.#waitingItems} signals wait`));
     }
     return new Promise((resolve, reject) => {
       this.#queue.push({ items, bytes, addedAt: performance.now(), resolve, reject });
@@ -107,7 +108,7 @@ export class Batcher<T, R> {
     });
   }
 
-  /** Resolves when nothing waits and nothing is in flight. */
+  /** Resolves when no group waits and no insert is in flight. */
   async idle(): Promise<void> {
     if (this.#queue.length === 0 && this.#inFlight.size === 0) return;
     await new Promise<void>((resolve) => this.#whenIdle.push(resolve));
@@ -123,13 +124,13 @@ export class Batcher<T, R> {
     }
   }
 
-  /** There is nothing to gain from what else may come: the server has enough to do, or the batch is full. */
+  /** True where waiting gains nothing: the server has enough to do, or the batch is full. */
   #isLarge(): boolean {
     const { maxBatch, maxBatchBytes } = this.#options;
     return this.#waitingItems >= Math.min(LARGE, maxBatch) || this.#waitingBytes >= maxBatchBytes;
   }
 
-  /** At the end of a turn of the event loop, when all that it read from the sockets is here. */
+  /** Runs at the end of a turn of the event loop, after all that the turn read from the sockets was added. */
   #gather = (): void => {
     const grows = this.#queue.length > Math.max(1, this.#queued);
     if (grows && this.#turns < MAX_TURNS) {
@@ -148,10 +149,10 @@ export class Batcher<T, R> {
     while (this.#queue.length > 0 && this.#inFlight.size < this.#options.maxInFlight) {
       const batch = this.#takeBatch();
       this.#inFlight.add(batch);
-      this.#insert(batch).then(() => {
+      inHalves(batch, this.#halving).then(() => {
         this.#inFlight.delete(batch);
         if (this.#queue.length > 0) this.#schedulePump();
-        else if (this.#inFlight.size === 0) this.#tellIdle();
+        else if (this.#inFlight.size === 0) this.#resolveIdle();
       });
     }
   }
@@ -171,24 +172,19 @@ export class Batcher<T, R> {
     return this.#queue.splice(0, groups);
   }
 
-  /** Answers every group of the batch; never rejects. */
-  async #insert(batch: readonly Group<T, R>[]): Promise<void> {
-    const items = batch.length === 1 ? batch[0]!.items : batch.flatMap((group) => group.items);
-    let results: readonly R[];
-    try {
-      results = await this.#options.insert(items);
-    } catch (error) {
-      if (batch.length === 1 || !this.#options.isRefusal(error)) {
-        for (const group of batch) group.reject(error);
-        return;
-      }
-      const middle = batch.length >> 1;
-      await this.#insert(batch.slice(0, middle));
-      await this.#insert(batch.slice(middle));
-      return;
-    }
+  readonly #halving: Halving<Group<T, R>, readonly R[]> = {
+    insert: (groups) =>
+      this.#options.insert(groups.length === 1 ? groups[0]!.items : groups.flatMap(({ items }) => items)),
+    isRefusal: (error) => this.#options.isRefusal(error),
+    inserted: (groups, results) => this.#answer(groups, results),
+    failed(groups, error) {
+      for (const group of groups) group.reject(error);
+    },
+  };
+
+  #answer(batch: readonly Group<T, R>[], results: readonly R[]): void {
     const now = performance.now();
-    this.#inFlight.delete(batch);
+    this.#inFlight.delete(batch); // a half of a refused batch is not in there: the whole batch stays until its end
     if (this.#isLarge()) this.#pump();
     let next = 0;
     for (const group of batch) {
@@ -196,12 +192,12 @@ export class Batcher<T, R> {
       next += group.items.length;
     }
     this.#options.onCommit?.(
-      items.length,
+      results.length,
       batch.map((group) => now - group.addedAt),
     );
   }
 
-  /** One timer for all, set to the oldest group: a timer for each would cost more than the rest of the queue. */
+  /** One timer, set to the oldest group: a timer for each group would cost more than the rest of the queue. */
   #expire = (): void => {
     const { timeoutMs } = this.#options;
     const oldest = performance.now() - timeoutMs;
@@ -212,7 +208,7 @@ export class Batcher<T, R> {
       this.#waitingBytes -= group.bytes;
       group.reject(new TimedOutError(`not sent to the database within ${timeoutMs} ms`, false));
     }
-    // A group that was answered already takes no second answer: a promise is settled once.
+    // Rejecting a group that is already answered does nothing: a promise settles once.
     for (const batch of this.#inFlight) {
       for (const group of batch) {
         if (group.addedAt > oldest) continue;
@@ -221,10 +217,10 @@ export class Batcher<T, R> {
     }
     const pending = this.#queue.length > 0 || this.#inFlight.size > 0;
     this.#expiry = pending ? setTimeout(this.#expire, Math.max(1, timeoutMs / 10)).unref() : undefined;
-    if (!pending) this.#tellIdle();
+    if (!pending) this.#resolveIdle();
   };
 
-  #tellIdle(): void {
+  #resolveIdle(): void {
     for (const resolve of this.#whenIdle.splice(0)) resolve();
   }
 }

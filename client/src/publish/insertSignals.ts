@@ -1,14 +1,14 @@
-/** The statements that write signals: one without idempotency keys, and one with. */
+/** The statements that insert signals, with and without idempotency keys. */
 import { type PublishedSignal, queryWithin } from '@pg-signals/db';
 import type { Pool, QueryArrayConfig } from 'pg';
 import type { SignalRow } from './signalRow.ts';
 
-/** The SQLSTATE with which `fn_insert_keyed_signals` refuses a key that stands for something else. */
+/** The SQLSTATE that `fn_insert_keyed_signals` raises for a key that stands for something else. */
 export const KEY_CONFLICT = 'SK409';
 
 const COLUMNS = `id, to_json("timestamp" AT TIME ZONE 'UTC'), nullif(attributes, '{}')`;
 
-/** Without `RETURNING`: a tenth less for the server to do. */
+/** Without `RETURNING`, which saves the server a tenth of its work. */
 export const INSERT = `
   INSERT INTO signals ("timestamp", signal_name, signal_value, attributes)
   SELECT coalesce("timestamp", now()), signal_name, signal_value, coalesce(attributes, '{}')
@@ -18,7 +18,7 @@ export const INSERT = `
 
 const INSERT_RETURNING = `${INSERT} RETURNING ${COLUMNS}`;
 
-/** The same for one signal, the common case where little is going on: cheaper to plan and to run than `unnest`. */
+/** For one signal, the common case under little load: cheaper to plan and to run than `unnest`. */
 const INSERT_ONE = `
   INSERT INTO signals ("timestamp", signal_name, signal_value, attributes)
   VALUES (coalesce($1::timestamptz, now()), $2::text, $3::double precision, coalesce($4::jsonb, '{}'))
@@ -36,11 +36,11 @@ const asText = { getTypeParser: () => (text: string) => text } as unknown as Non
 const NO_ATTRIBUTES: PublishedSignal['attributes'] = Object.freeze({});
 
 /**
- * Inserts all signals in one transaction; resolves after its commit with their rows, in the order given. Those whose key
- * is known already are not inserted again: their rows are those of the first time. Where none of the rows is wanted it
- * resolves with `undefined` for each.
+ * Inserts all signals in one transaction; resolves after the commit with their rows, in the same order. A signal whose key
+ * is already known is not inserted again: its row is that of the first time. Where no row is wanted it resolves with
+ * `undefined` for each.
  *
- * @throws what `queryWithin` throws; unless that is a `NoAnswerError`, no signal is in.
+ * @throws what `queryWithin` throws. Only after a `NoAnswerError` may signals be committed all the same.
  */
 export async function insertSignals(
   pool: Pool,
@@ -72,7 +72,7 @@ const insertOne = ({ timestamp, signal_name, signal_value, attributes }: SignalR
 });
 
 const insertAll = (signals: readonly SignalRow[], wanted: boolean) => ({
-  name: wanted ? 'insert_signals' : 'insert_signals_unanswered',
+  name: wanted ? 'insert_signals' : 'insert_signals_without_rows',
   text: wanted ? INSERT_RETURNING : INSERT,
   values: insertColumns(signals),
 });
@@ -83,13 +83,14 @@ const insertKeyed = (signals: readonly SignalRow[]) => ({
   values: [...insertColumns(signals), ...keyColumns(signals)],
 });
 
-/** Pools whose sessions are not their own: behind a pooler in transaction mode. */
+/** Pools behind a pooler in transaction mode, where a session is shared with other clients. */
 const unprepared = new WeakSet<Pool>();
 
 /**
- * Runs a query as a prepared statement, which spares the server a third of the time of a lone insert. Where the pool
- * turns out to lead through a pooler, under which a session loses its statements or meets those of others, it goes
- * unprepared from then on; the server says so before it has done anything.
+ * Runs a query as a prepared statement, which saves the server a third of the time of a lone insert.
+ *
+ * Behind a pooler a session loses its statements, or has those of other clients. The server says so before it runs
+ * anything, and from then on the pool's queries go unprepared.
  */
 async function runPrepared(pool: Pool, query: QueryArrayConfig, timeoutMs: number): Promise<Row[]> {
   const { name: _name, ...plain } = query;
@@ -106,8 +107,8 @@ async function runPrepared(pool: Pool, query: QueryArrayConfig, timeoutMs: numbe
 }
 
 /**
- * The parameters of `INSERT`, as the array literals that PostgreSQL reads: pg writes them from JavaScript arrays too, at a
- * tenth of the cost of a large batch. A column with no value in it is NULL as a whole, which `unnest` fills up.
+ * The parameters of `INSERT`, as the array literals that PostgreSQL reads. pg could write them from JavaScript arrays, but
+ * that takes a tenth of the whole cost of a large batch. A column without any value is NULL, which `unnest` fills up.
  */
 export function insertColumns(signals: readonly SignalRow[]): (string | null)[] {
   return [

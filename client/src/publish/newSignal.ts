@@ -1,11 +1,11 @@
-/** What a client may send as a signal, and how it is told what is wrong with it. */
+/** The fields of a new signal, and the check that names each wrong one. */
 import { z } from 'zod';
 
-/** RFC 3339: the offset must be there, and an hour is 00 to 23. */
+/** RFC 3339: the offset is required, and an hour is 00 to 23. */
 const RFC3339 =
   /^(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[Tt](?:[01]\d|2[0-3]):[0-5]\d:)([0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)$/;
 
-/** True for a moment that exists; 30 February has the right shape and does not. */
+/** True for a moment that exists: 30 February has the right shape but does not. */
 function isMoment(text: string): boolean {
   const date = RFC3339.exec(text)?.[1];
   if (!date) return false;
@@ -13,23 +13,24 @@ function isMoment(text: string): boolean {
   return !Number.isNaN(day.getTime()) && day.toISOString().slice(0, 10) === date.slice(0, 10);
 }
 
-/** PostgreSQL's jsonb takes neither U+0000 nor half of a surrogate pair; JSON.stringify writes both as escapes. */
+/** PostgreSQL's jsonb rejects U+0000 and half of a surrogate pair; JSON.stringify writes both as escapes. */
 const NOT_FOR_JSONB = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/;
 
 function isStorable(attributes: unknown): boolean {
   try {
     return !NOT_FOR_JSONB.test(JSON.stringify(attributes));
   } catch {
-    return false; // nested more deeply than the stack goes
+    return false; // nested more deeply than the stack
   }
 }
 
 const NAME = 'expected 1 to 255 characters, none of them a control character';
 
-/** Visible ASCII, which a header can carry. */
 const VISIBLE = /^[\x21-\x7e]{1,255}$/;
-export const isKey = (text: string): boolean => VISIBLE.test(text);
 const KEY = 'expected 1 to 255 visible ASCII characters';
+
+/** True for text that can be an idempotency key: 1 to 255 visible ASCII characters, which an HTTP header can carry. */
+export const isKey = (text: string): boolean => VISIBLE.test(text);
 
 const newSignal = z.strictObject(
   {
@@ -45,7 +46,7 @@ const newSignal = z.strictObject(
     attributes: z
       .record(z.string(), z.unknown(), { error: 'expected an object' })
       .refine(isStorable, {
-        error: 'expected text without U+0000 and without half a surrogate pair, not nested too deeply',
+        error: 'expected no U+0000, no half of a surrogate pair and no very deep nesting',
       })
       .optional(),
     key: z.string({ error: KEY }).regex(VISIBLE, { error: KEY }).optional(),
@@ -54,21 +55,23 @@ const newSignal = z.strictObject(
 );
 
 /**
- * A signal before it has its row: the table fills in what is left out. The same `key` again is the same row again, and
- * an error where it comes with another signal.
+ * A signal to publish. `timestamp` is the time of the transaction and `attributes` is `{}` where left out. A `key` makes
+ * publishing idempotent: again with the same signal it gives the same row, with another one it fails as `key-conflict`.
  */
 export type NewSignal = z.infer<typeof newSignal>;
 
-/** One thing that is wrong with a signal. `pointer` is a JSON Pointer (RFC 6901). */
+/** One thing that is wrong with a signal. */
 export interface FieldError {
+  /** JSON Pointer (RFC 6901) to the field, or to the signal as a whole. */
   pointer: string;
+  /** What was expected, and what came. */
   detail: string;
 }
 
 /**
- * Checks a value that came from outside; returns the signal, or everything that is wrong with it.
+ * Checks a value from outside; returns the signal, or everything that is wrong with it.
  *
- * @param at where the value stands in what was sent, as a JSON Pointer.
+ * @param at JSON Pointer to the value in what was sent.
  */
 export function checkSignal(value: unknown, at = ''): { signal: NewSignal } | { errors: FieldError[] } {
   const result = newSignal.safeParse(value);
@@ -90,7 +93,7 @@ export function checkSignal(value: unknown, at = ''): { signal: NewSignal } | { 
 
 const escapePointer = (key: string) => key.replaceAll('~', '~0').replaceAll('/', '~1');
 
-/** A value as a message shows it: short, whatever was sent. */
+/** A value as a message shows it, cut to 80 characters. */
 function describe(value: unknown): string {
   if (value === undefined) return 'nothing';
   if (Array.isArray(value)) return 'an array';

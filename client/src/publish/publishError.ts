@@ -1,5 +1,4 @@
-/** Why a signal is not published, in terms that a caller can act on. */
-
+/** Why a signal was not published, in terms that a caller can act on. */
 import { ConnectTimeoutError, NoAnswerError, QueryTimeoutError } from '@pg-signals/db';
 import { OverloadedError, TimedOutError } from './batcher.ts';
 import { KEY_CONFLICT } from './insertSignals.ts';
@@ -7,11 +6,11 @@ import type { FieldError } from './newSignal.ts';
 
 /**
  * - `invalid`: a field is wrong; `errors` says which. Nothing was sent.
- * - `refused`: the database takes no such row.
- * - `key-conflict`: the idempotency key stands for something else already.
- * - `overloaded`: too much waits already. Try again later.
- * - `timeout`: no answer from the database in time.
- * - `unavailable`: the database is not to be reached, or refuses work.
+ * - `refused`: the database refuses the row: a constraint, a trigger, a value out of range.
+ * - `key-conflict`: the idempotency key already stands for something else.
+ * - `overloaded`: the queue is full. Nothing was sent; try again later.
+ * - `timeout`: no answer within `timeoutMs`.
+ * - `unavailable`: the database can't be reached or can't work now, or the publisher is closed.
  */
 export type PublishFailure = 'invalid' | 'refused' | 'key-conflict' | 'overloaded' | 'timeout' | 'unavailable';
 
@@ -21,16 +20,16 @@ interface PublishErrorOptions {
   cause?: unknown;
 }
 
-/** A signal that was not published, or of which nobody knows. */
+/** A signal was not published, or its fate is unknown: see `mayBeIn`. */
 export class PublishError extends Error {
   override name = 'PublishError';
   readonly failure: PublishFailure;
   /**
-   * True where the signal may have gone in all the same: its insert had begun, and no answer came. With an idempotency
-   * key it is safe to publish it again.
+   * True where the insert was sent and no answer came: the signal may be committed, now or later. With an idempotency key
+   * it is safe to publish it again.
    */
   readonly mayBeIn: boolean;
-  /** What is wrong, for `invalid`; which of several, for `refused`. */
+  /** The wrong fields where `invalid`; the rows of a `publishAll` that the database refuses where `refused`. */
   readonly errors: readonly FieldError[];
 
   constructor(failure: PublishFailure, message: string, options: PublishErrorOptions = {}) {
@@ -46,15 +45,15 @@ export function isSignalsOwn({ failure }: PublishError): boolean {
   return failure === 'invalid' || failure === 'refused' || failure === 'key-conflict';
 }
 
-/** True for what the database says of a row, and not of itself; the classes are those of PostgreSQL's appendix A. */
+/** True where the database refuses a row, and not the work as such. The classes are those of PostgreSQL's appendix A. */
 export function isRefusal(error: unknown): boolean {
   const { code = '' } = error as { code?: string };
-  // 22: a value that its type can't hold; 23: a constraint; 54: nested or written larger than a limit; P0001: RAISE in
-  // somebody's trigger.
+  // 22: a value that its type can't hold; 23: a constraint; 54: larger or more deeply nested than a limit; P0001: RAISE in
+  // a trigger.
   return /^(22|23|54)|^P0001$/.test(code) || code === KEY_CONFLICT;
 }
 
-/** Says what became of a signal whose insert rejected with `error`. */
+/** Turns what an insert rejected with into what became of its signals. */
 export function toPublishError(error: unknown): PublishError {
   if (error instanceof PublishError) return error;
   const { message } = error as Error;

@@ -1,8 +1,9 @@
-/** Publishes signals from a program: group commit, without HTTP. The HTTP service itself publishes through it. */
+/** Publishes signals from a program, with group commit. The producer's HTTP service publishes through it too. */
 import { NoAnswerError, type PublishedSignal } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import { type Logger, silent } from '../logger.ts';
 import { Batcher } from './batcher.ts';
+import { inHalves } from './inHalves.ts';
 import { insertSignals } from './insertSignals.ts';
 import { checkSignal, type FieldError, type NewSignal } from './newSignal.ts';
 import { isRefusal, isSignalsOwn, PublishError, toPublishError } from './publishError.ts';
@@ -10,57 +11,66 @@ import { refusedRows } from './refusedRows.ts';
 import { type GroupKey, rowBytes, type SignalRow, toRow } from './signalRow.ts';
 
 export interface PublisherOptions {
-  /** Signals in one transaction (1,000). */
+  /** Signals in one transaction (1,000). A longer `publishAll` is one transaction all the same. */
   maxBatch?: number;
-  /** Transactions at the same time (1). */
+  /** Transactions at the same time (1), each on a connection of its own. */
   maxInFlight?: number;
-  /** Signals that may wait; past it publishing fails at once (10,000). */
+  /** Signals that may wait for the database (10,000). Past that publishing fails at once, as `overloaded`. */
   maxQueue?: number;
-  /** The same in bytes (64 MiB). */
+  /** Bytes that may wait (64 MiB). */
   maxQueueBytes?: number;
-  /** How long publishing may take, in ms (10,000). */
+  /** How long signals may wait for their commit, in ms (10,000). Past that the call fails as `timeout`. */
   timeoutMs?: number;
-  /** Silent unless given. Reports inserts that the database did not answer. */
+  /** Warns of each insert that the database did not answer. Silent by default. */
   logger?: Logger;
   observer?: Partial<PublisherObserver>;
 }
 
-/** Is called with what a publisher does; for logs and metrics. */
+/** Callbacks for logs and metrics. They run on the path of each signal: keep them short, and let them not throw. */
 export interface PublisherObserver {
-  /** A signal was checked, and its insert comes next. */
+  /** A signal is valid and will be inserted. */
   publishing(signal: NewSignal): void;
-  /** An insert was committed: its signals, and for each call that it answers how many ms that took. */
+  /** An insert of so many signals was committed; `waitedMs` holds the ms since the start of each call that it answers. */
   committed(signals: number, waitedMs: readonly number[]): void;
 }
 
 /**
- * Every method resolves after the commit, and rejects with a `PublishError`, which says whether the signal may have gone
- * in all the same. The same `key` again resolves with the same row, also when both run at once, here and elsewhere.
+ * Inserts signals, and answers each call after its commit. Calls at the same time share transactions.
+ *
+ * Every method may be called at any time and rejects with a `PublishError`. Where its `mayBeIn` is true the signal may be
+ * committed all the same; with a `key` it is safe to publish it again. The same key again resolves with the same row, also
+ * when both calls run at once or in different processes.
  */
 export interface Publisher {
+  /** Publishes one signal; resolves with its row. */
   publish(signal: NewSignal, group?: GroupKey): Promise<PublishedSignal>;
-  /** In one transaction: all or nothing. The rows come in the order given. */
+  /** Publishes all signals or none, in one transaction; resolves with their rows in the same order. */
   publishAll(signals: readonly NewSignal[], group?: GroupKey): Promise<PublishedSignal[]>;
   /**
-   * For many, whose rows nobody asks for: in one transaction, but for those that fail for their own sake. Resolves with
-   * what went wrong for each, `undefined` where it is in.
+   * Publishes many without returning their rows, all valid ones in one transaction. Resolves with an error for each signal
+   * that failed and `undefined` for each that is committed.
    *
-   * Checks and logs the signals at once, and inserts them when `after` has resolved, so that one call can make ready what
-   * goes in after another. Rejects only as `after` does, and inserts nothing then. After an error that is not a signal's
-   * own (no answer, overload) none of those after it is inserted.
+   * Signals are checked at once and inserted when `after` resolves, so that a caller can prepare one batch while the batch
+   * before it is inserted. Where `after` rejects this rejects too, and inserts nothing. After an error that no signal is to
+   * blame for (no answer, overload) nothing more is inserted.
    */
   publishEach(
     signals: readonly NewSignal[],
     options?: { after?: Promise<unknown> },
   ): Promise<(PublishError | undefined)[]>;
-  /** Signals that wait for their insert to begin. */
+  /** Signals whose insert has not begun. */
   readonly waiting: number;
-  /** Takes no more, and resolves when all that was taken is answered. The pool stays the caller's. */
+  /** Rejects calls from now on, and resolves when all earlier ones are answered. Does not end the pool. */
   close(): Promise<void>;
 }
 
-/** Above this a batch gains nothing, and the server holds it several times over. */
+/** A larger batch is no faster, and the server holds several copies of it. */
 const MAX_BATCH_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Creates a publisher on a pool that the caller owns and ends. The database needs the tables of `npm run migrate`; it may
+ * be unreachable now, and calls fail as `unavailable` until it is there.
+ */
 
 export function createPublisher(pool: Pool, options: PublisherOptions = {}): Publisher {
   const {
@@ -83,7 +93,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     ...(observer.committed && { onCommit: observer.committed }),
   });
   let closed = false;
-  /** What `close` waits for beside the batcher: calls that have something left to do when their insert is answered. */
+  /** Calls that have more to do after their insert; `close` waits for them as well as for the batcher. */
   const running = new Set<Promise<unknown>>();
 
   function run<T>(work: () => Promise<T>): Promise<T> {
@@ -98,7 +108,7 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     } catch (error) {
       if (error instanceof NoAnswerError) {
         const fields = { signals: rows.length, reason: error.message };
-        logger.warn('Insert was not answered, the next one takes another connection', fields);
+        logger.warn('No answer to an insert, the next one takes another connection', fields);
       }
       throw error;
     }
@@ -164,30 +174,27 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
       }
     });
     await after;
-    const errors = await insertEach(rows);
+    const errors = rows.length > 0 ? await insertEach(rows) : [];
     places.forEach((place, index) => {
       outcomes[place] = errors[index];
     });
     return outcomes;
   }
 
-  /** The error of each row, as far as there are errors. After one that is no row's own, nothing more is inserted. */
+  /** The error of each row that failed. After an error that no row is to blame for, nothing more is inserted. */
   async function insertEach(rows: readonly SignalRow[]): Promise<(PublishError | undefined)[]> {
-    if (rows.length === 0) return [];
-    try {
-      await insert(rows);
-      return [];
-    } catch (caught) {
-      const error = caught as PublishError;
-      if (rows.length === 1 || !isSignalsOwn(error)) return rows.map(() => error);
-      const [first, second] = [rows.slice(0, rows.length >> 1), rows.slice(rows.length >> 1)];
-      const errors = await insertEach(first);
-      const fatal = errors.find((each) => each && !isSignalsOwn(each));
-      return [
-        ...first.map((_, index) => errors[index]),
-        ...(fatal ? second.map(() => notSent(fatal)) : await insertEach(second)),
-      ];
-    }
+    const errors: (PublishError | undefined)[] = new Array(rows.length);
+    let fatal: PublishError | undefined;
+    await inHalves(rows, {
+      insert: (part) => (fatal ? Promise.reject(notSent(fatal)) : insert(part)),
+      isRefusal: (error) => isSignalsOwn(error as PublishError),
+      failed(part, caught, first) {
+        const error = caught as PublishError;
+        errors.fill(error, first, first + part.length);
+        if (!isSignalsOwn(error)) fatal ??= error;
+      },
+    });
+    return errors;
   }
 
   return {
@@ -219,4 +226,4 @@ function invalid(errors: readonly FieldError[]): PublishError {
 const closedError = () => new PublishError('unavailable', 'the publisher is closed');
 
 const notSent = ({ failure, message, cause }: PublishError) =>
-  new PublishError(failure, `not sent, since another before it failed: ${message}`, { cause });
+  new PublishError(failure, `not sent, because an earlier one failed: ${message}`, { cause });

@@ -1,56 +1,37 @@
 /** Finds out which rows of a refused insert the database refuses. */
-import type { Pool, PoolClient } from 'pg';
+import { withConnection } from '@pg-signals/db';
+import type { Pool } from 'pg';
+import { inHalves } from './inHalves.ts';
 import { INSERT, insertColumns } from './insertSignals.ts';
 import type { FieldError } from './newSignal.ts';
 import { isRefusal } from './publishError.ts';
 import type { SignalRow } from './signalRow.ts';
 
 /**
- * Tries the rows by halves in one transaction that is rolled back: nothing is written, nobody is notified.
+ * Tries the rows in halves, in one transaction that is rolled back: nothing is written and nothing is notified.
  *
- * @returns a pointer to each row that is refused, and why.
- * @throws {pg.DatabaseError} when the database refuses more than rows.
+ * @returns a pointer to each refused row, with the database's reason.
+ * @throws what `withConnection` throws, also where the database refuses more than rows.
  */
-export async function refusedRows(pool: Pool, rows: readonly SignalRow[], timeoutMs: number): Promise<FieldError[]> {
-  const client = await pool.connect();
-  const ignore = () => {}; // the query in flight rejects as well
-  client.on('error', ignore);
-  // Its connection is closed at the deadline, which the query in flight then rejects with.
-  let broken = false;
-  const timer = setTimeout(() => {
-    broken = true;
-    client.release(true);
-  }, timeoutMs);
-  try {
+export function refusedRows(pool: Pool, rows: readonly SignalRow[], timeoutMs: number): Promise<FieldError[]> {
+  return withConnection(pool, timeoutMs, async (client) => {
+    const refused: FieldError[] = [];
     await client.query('BEGIN');
-    const refused = await refusedAmong(client, rows, 0);
-    await client.query('ROLLBACK');
+    try {
+      await client.query('SAVEPOINT empty');
+      await inHalves(rows, {
+        insert: (part) =>
+          client.query(INSERT, insertColumns(part)).finally(() => client.query('ROLLBACK TO SAVEPOINT empty')),
+        isRefusal,
+        failed(_row, error, index) {
+          if (!isRefusal(error)) throw error;
+          refused.push({ pointer: `/${index}`, detail: (error as Error).message });
+        },
+      });
+    } finally {
+      // A connection goes back into the pool after an ERROR too, so the transaction ends here in either case.
+      await client.query('ROLLBACK');
+    }
     return refused;
-  } catch (error) {
-    if (!broken) client.release(true);
-    broken = true;
-    throw error;
-  } finally {
-    clearTimeout(timer);
-    if (!broken) client.release();
-    client.off('error', ignore);
-  }
-}
-
-async function refusedAmong(client: PoolClient, rows: readonly SignalRow[], first: number): Promise<FieldError[]> {
-  await client.query('SAVEPOINT before');
-  try {
-    await client.query(INSERT, insertColumns(rows));
-    return [];
-  } catch (error) {
-    if (!isRefusal(error)) throw error;
-    if (rows.length === 1) return [{ pointer: `/${first}`, detail: (error as Error).message }];
-  } finally {
-    await client.query('ROLLBACK TO SAVEPOINT before');
-  }
-  const middle = rows.length >> 1;
-  return [
-    ...(await refusedAmong(client, rows.slice(0, middle), first)),
-    ...(await refusedAmong(client, rows.slice(middle), first + middle)),
-  ];
+  });
 }

@@ -1,4 +1,4 @@
-/** A checked signal in the shape in which the insert takes it. */
+/** A valid signal in the shape that the insert takes. */
 import { hash } from 'node:crypto';
 import type { NewSignal } from './newSignal.ts';
 
@@ -6,32 +6,33 @@ export interface SignalRow {
   readonly timestamp: string | null;
   readonly signal_name: string;
   readonly signal_value: number;
-  /** JSON, written once: its length counts against the limits of the queue. */
+  /** JSON, written once: its length counts towards the limits of the queue. */
   readonly attributes: string | null;
   readonly key: RowKey | null;
-  /** Whether anybody asks for the row as it is in the table. Where nobody does, the database need not send it. */
+  /** True where the caller wants the inserted row. The database sends back no row of a batch in which none is wanted. */
   readonly wanted: boolean;
 }
 
-/** What makes a row go in once; see the migration of `signal_keys`. */
+/** Makes a row go in once; see the migration of `signal_keys`. */
 export interface RowKey {
   readonly key: string;
-  /** Which of the signals that came under this key. */
+  /** Index of the signal among those under this key. */
   readonly part: number;
   /** SHA-256 of what the key stands for. */
   readonly fingerprint: Buffer;
 }
 
-/** A key for everything that is published together, and what it stands for. */
+/** One idempotency key for everything that a call publishes. */
 export interface GroupKey {
+  /** See `isKey`. */
   key: string;
-  /** What was sent, as text: the same key with other content is a conflict. */
+  /** What the key stands for, as text: the same key with other content fails as `key-conflict`. */
   content: string;
 }
 
 interface RowOptions {
   group?: GroupKey | undefined;
-  /** Where the signal stands in its group (0). */
+  /** Index of the signal in its group (0). */
   part?: number;
   wanted?: boolean;
 }
@@ -48,7 +49,7 @@ export function toRow(signal: NewSignal, { group, part = 0, wanted = true }: Row
   return { timestamp, signal_name, signal_value, attributes, key, wanted };
 }
 
-/** What a row takes in memory while it waits, in bytes, roughly: an object with a promise, and its text. */
+/** Roughly the memory that a waiting row takes, in bytes: 300 for its objects and promise, and its text. */
 export function rowBytes({ signal_name, attributes }: SignalRow): number {
   return 300 + signal_name.length + (attributes?.length ?? 0);
 }

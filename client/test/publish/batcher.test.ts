@@ -1,4 +1,4 @@
-/** Group commit by itself: what goes together, what waits, what fails alone. */
+/** Group commit without a server: which groups go together, which wait, which fail alone. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
 import { Batcher, type BatcherOptions, OverloadedError, TimedOutError } from '../../src/publish/batcher.ts';
@@ -34,7 +34,7 @@ function setup(options: Partial<BatcherOptions<string, string>> = {}) {
   return { batcher, inserts, begun, add: (...items: string[]) => batcher.add(items, items.length) };
 }
 
-/** The same over an insert that ends by itself, and refuses every batch with one of these. */
+/** A batcher over inserts that end by themselves, and are refused where they hold one of these items. */
 function refusing(...bad: string[]) {
   const batches: string[][] = [];
   const { add } = setup({
@@ -47,7 +47,7 @@ function refusing(...bad: string[]) {
   return { batches, add };
 }
 
-test('a lone item goes in at the end of the turn, and is answered with its row', async () => {
+test('a lone item is inserted at the end of the turn, and answered with its row', async () => {
   const { inserts, add } = setup();
   const added = add('a');
   await nextTurn();
@@ -56,21 +56,21 @@ test('a lone item goes in at the end of the turn, and is answered with its row',
   expect(await added).toEqual(['row of a']);
 });
 
-test('what comes while an insert is in flight goes together in the next, in order, each answered with its own', async () => {
+test('items added while an insert is in flight go together into the next, in order, each answered with its own row', async () => {
   const { inserts, begun, add } = setup();
   add('a');
   const first = await begun(1);
-  const rest = [add('b'), add('c', 'd'), add('e')];
+  const others = [add('b'), add('c', 'd'), add('e')];
   await nextTurn();
   expect(inserts).toHaveLength(1);
   first.end.resolve();
   const second = await begun(2);
   expect(second.items).toEqual(['b', 'c', 'd', 'e']);
   second.end.resolve();
-  expect(await Promise.all(rest)).toEqual([['row of b'], ['row of c', 'row of d'], ['row of e']]);
+  expect(await Promise.all(others)).toEqual([['row of b'], ['row of c', 'row of d'], ['row of e']]);
 });
 
-test('several go together with those that come in the next turns, until a turn brings no more', async () => {
+test('several items wait for more, until a turn brings none', async () => {
   const { inserts, begun, add } = setup();
   add('a');
   add('b');
@@ -81,7 +81,7 @@ test('several go together with those that come in the next turns, until a turn b
   expect((await begun(1)).items).toEqual(['a', 'b', 'c']);
 });
 
-test('those that go on coming do not keep a batch from going', async () => {
+test('a steady stream of items does not delay a batch forever', async () => {
   const { inserts, add } = setup();
   for (let turn = 0; turn < 10; turn++) {
     add(`first of ${turn}`);
@@ -91,7 +91,7 @@ test('those that go on coming do not keep a batch from going', async () => {
   expect(inserts).toHaveLength(1);
 });
 
-test('many go at once, and the next before those are answered', async () => {
+test('a large batch goes at once, and the next one before the first is answered', async () => {
   const { inserts, add } = setup();
   const many = Array.from({ length: 128 }, (_, n) => `s${n}`);
   const insertsWhenAnswered = add(...many).then(() => inserts.length);
@@ -101,13 +101,13 @@ test('many go at once, and the next before those are answered', async () => {
   expect(await insertsWhenAnswered).toBe(2);
 });
 
-test('a full batch goes at once, however small it is', async () => {
+test('a full batch goes at once, however small maxBatch is', async () => {
   const { inserts, add } = setup({ maxBatch: 3 });
   for (const item of ['a', 'b', 'c', 'd']) add(item);
   expect(inserts.map(({ items }) => items)).toEqual([['a', 'b', 'c']]);
 });
 
-test('it is idle when the last of several inserts at a time has ended', async () => {
+test('it is idle when the last of several inserts in flight has ended', async () => {
   const { batcher, begun, add } = setup({ maxBatch: 1, maxInFlight: 2 });
   add('a');
   add('b');
@@ -121,7 +121,7 @@ test('it is idle when the last of several inserts at a time has ended', async ()
   await vi.waitFor(() => expect(idle).toHaveBeenCalled());
 });
 
-test('nobody is answered before the commit', async () => {
+test('no caller is answered before the commit', async () => {
   const { begun, add } = setup();
   const answered = vi.fn();
   const added = add('a').then(answered);
@@ -133,7 +133,7 @@ test('nobody is answered before the commit', async () => {
   expect(answered).toHaveBeenCalled();
 });
 
-test('no insert is larger than maxBatch, but a group is not taken apart', async () => {
+test('no insert is larger than maxBatch, but a group is never split', async () => {
   const { inserts, begun, add } = setup({ maxBatch: 3 });
   const all = [add('a'), add('b', 'c'), add('d', 'e'), add('1', '2', '3', '4'), add('f')];
   for (let n = 1; n <= 4; n++) (await begun(n)).end.resolve();
@@ -162,7 +162,7 @@ test('maxInFlight inserts run at the same time', async () => {
   await Promise.all(all);
 });
 
-test('a bad item fails alone, wherever it stands', async () => {
+test('a bad item fails alone, wherever it is', async () => {
   const items = Array.from({ length: 33 }, (_, n) => `item ${n}`);
   for (const bad of items) {
     const { add } = refusing(bad);
@@ -172,7 +172,18 @@ test('a bad item fails alone, wherever it stands', async () => {
   }
 });
 
-test('finding one bad item among 64 takes twelve inserts and one', async () => {
+test('in a refused batch each group is answered after its own commit', async () => {
+  const { inserts, begun, add } = setup();
+  const [good, bad] = [add('good'), add('bad')];
+  (await begun(1)).end.reject(new Refused('no'));
+  (await begun(2)).end.resolve();
+  expect(await good).toEqual(['row of good']);
+  expect((await begun(3)).items).toEqual(['bad']);
+  inserts[2]!.end.reject(new Refused('no'));
+  await expect(bad).rejects.toThrow(Refused);
+});
+
+test('one bad item among 64 costs twelve inserts more', async () => {
   const { batches, add } = refusing('item 43');
   await Promise.allSettled(Array.from({ length: 64 }, (_, n) => add(`item ${n}`)));
   expect(batches).toHaveLength(13);
@@ -184,7 +195,7 @@ test('a group with a bad item fails as a whole, and the others do not', async ()
   expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
 });
 
-test('an error that is nobody’s own rejects every caller at once, without a second try', async () => {
+test('an error that no item is to blame for rejects every caller at once, without another insert', async () => {
   const { inserts, begun, add } = setup();
   const all = Promise.allSettled([add('a'), add('b'), add('c')]);
   (await begun(1)).end.reject(new Error('connection lost'));
@@ -196,7 +207,7 @@ test('an error that is nobody’s own rejects every caller at once, without a se
   expect(await next).toEqual(['row of d']);
 });
 
-test('past maxQueue it rejects at once, and takes again when there is room', async () => {
+test('past maxQueue it rejects at once, and accepts again when there is room', async () => {
   const { begun, batcher, add } = setup({ maxQueue: 2 });
   add('a');
   const first = await begun(1);
@@ -212,20 +223,20 @@ test('past maxQueue it rejects at once, and takes again when there is room', asy
   expect(await late).toEqual(['row of e']);
 });
 
-test('past maxQueueBytes it rejects too', async () => {
+test('past maxQueueBytes it rejects at once', async () => {
   const { batcher } = setup({ maxQueueBytes: 10 });
   batcher.add(['a'], 10);
   await expect(batcher.add(['b'], 1)).rejects.toThrow(OverloadedError);
 });
 
-test('an empty queue takes a group that is larger than it', async () => {
+test('an empty queue takes a group larger than maxQueue', async () => {
   const { begun, add } = setup({ maxQueue: 2 });
   const added = add('a', 'b', 'c');
   (await begun(1)).end.resolve();
   expect(await added).toHaveLength(3);
 });
 
-test('a deadline tells what was sent from what was not, and the batcher goes on', async () => {
+test('a timeout says whether the insert was sent, and the batcher goes on', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
   try {
     const { begun, batcher, add } = setup({ timeoutMs: 1_000 });
@@ -249,7 +260,7 @@ test('a deadline tells what was sent from what was not, and the batcher goes on'
   }
 });
 
-test('idle resolves when the last is answered', async () => {
+test('idle resolves when the last caller is answered', async () => {
   const { begun, batcher, add } = setup();
   await batcher.idle();
   const answered = vi.fn();

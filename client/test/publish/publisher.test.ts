@@ -1,22 +1,39 @@
-/** createPublisher: group commit from a program, against the real table. */
+/** createPublisher on the real table. */
 import { createPool } from '@pg-signals/db';
 import type pg from 'pg';
-import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import { useProducers } from '../../../producer/test/testProducer.ts';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createPublisher, type NewSignal, PublishError } from '../../src/index.ts';
+import { useTable } from './testTable.ts';
 
-const producers = useProducers();
+const table = useTable();
 beforeEach(async () => {
-  await producers.client.query('DELETE FROM signals');
+  await table.client.query('DELETE FROM signals');
 });
 
 const named = (name: string): NewSignal => ({ signal_name: name, signal_value: 1 });
+/** A signal that passes our own check, and that the table refuses. */
 const yearZero = (name: string): NewSignal => ({ ...named(name), timestamp: '0000-01-01T00:00:00Z' });
-const transactions = async () =>
-  Number((await producers.client.query('SELECT count(DISTINCT xid) FROM signals')).rows[0].count);
+
+/** Runs the test with a trigger that fails on the name `dead`, with an error that is no refusal of a row. */
+async function failOnDead(run: () => Promise<void>): Promise<void> {
+  await table.client.query(`
+    CREATE FUNCTION deadlock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'deadlock' USING ERRCODE = '40P01'; END $$;
+    CREATE TRIGGER deadlock BEFORE INSERT ON signals FOR EACH ROW WHEN (NEW.signal_name = 'dead') EXECUTE FUNCTION deadlock()`);
+  try {
+    await run();
+  } finally {
+    await table.client.query('DROP FUNCTION deadlock CASCADE');
+  }
+}
+
+let single: pg.Pool;
+beforeAll(() => {
+  single = createPool({ connectionString: table.databaseUrl, application_name: 'single', max: 1 });
+});
+afterAll(() => single.end());
 
 test('publish resolves after the commit with the row as the table has it', async () => {
-  const publisher = createPublisher(producers.pool);
+  const publisher = createPublisher(table.pool);
   const row = await publisher.publish({
     signal_name: 'temperature',
     signal_value: 21.5,
@@ -30,31 +47,31 @@ test('publish resolves after the commit with the row as the table has it', async
     signal_value: 21.5,
     attributes: { b: 1, a: ['"', '\\', '{}', 'é', null] },
   });
-  expect((await producers.client.query('SELECT id::int FROM signals')).rows).toEqual([{ id: row.id }]);
+  expect((await table.client.query('SELECT id::int FROM signals')).rows).toEqual([{ id: row.id }]);
   expect((await publisher.publish(named('bare'))).attributes).toEqual({});
 });
 
-test('a hundred at once go in with a few transactions, and each caller gets its own row', async () => {
-  const publisher = createPublisher(producers.pool);
+test('a hundred calls at once take at most two transactions, and each gets its own row', async () => {
+  const publisher = createPublisher(table.pool);
   const names = Array.from({ length: 100 }, (_, n) => `s${n}, "{\\}"`);
   const rows = await Promise.all(names.map((name) => publisher.publish(named(name))));
   expect(rows.map(({ signal_name }) => signal_name)).toEqual(names);
-  expect(await producers.names()).toEqual(names);
-  expect(await transactions()).toBeLessThanOrEqual(2);
+  expect(await table.names()).toEqual(names);
+  expect(await table.transactions()).toBeLessThanOrEqual(2);
 });
 
 test('a row that the database refuses fails its own caller alone', async () => {
-  const publisher = createPublisher(producers.pool);
+  const publisher = createPublisher(table.pool);
   const outcomes = await Promise.allSettled(
     Array.from({ length: 50 }, (_, n) => publisher.publish(n === 17 ? yearZero('bad') : named(`s${n}`))),
   );
   expect(outcomes.flatMap(({ status }, index) => (status === 'rejected' ? [index] : []))).toEqual([17]);
   expect((outcomes[17] as PromiseRejectedResult).reason).toMatchObject({ failure: 'refused', mayBeIn: false });
-  expect(await producers.names()).toHaveLength(49);
+  expect(await table.names()).toHaveLength(49);
 });
 
-test('a wrong field is told before anything is sent', async () => {
-  const publisher = createPublisher(producers.pool);
+test('a signal with an invalid field is rejected before anything is sent', async () => {
+  const publisher = createPublisher(table.pool);
   await expect(publisher.publish({ signal_name: 'a', signal_value: Number.NaN })).rejects.toMatchObject({
     failure: 'invalid',
     errors: [{ pointer: '/signal_value' }],
@@ -63,30 +80,30 @@ test('a wrong field is told before anything is sent', async () => {
     failure: 'invalid',
     errors: [{ pointer: '/1/signal_name' }],
   });
-  expect(await producers.names()).toEqual([]);
+  expect(await table.names()).toEqual([]);
 });
 
 test('publishAll is all or nothing, and names what the database refuses', async () => {
-  const publisher = createPublisher(producers.pool);
+  const publisher = createPublisher(table.pool);
   const rows = await publisher.publishAll([named('a'), named('b')]);
   expect(rows.map(({ signal_name }) => signal_name)).toEqual(['a', 'b']);
-  expect(await transactions()).toBe(1);
+  expect(await table.transactions()).toBe(1);
   await expect(publisher.publishAll([named('c'), yearZero('d')])).rejects.toMatchObject({
     failure: 'refused',
     errors: [{ pointer: '/1' }],
   });
-  expect(await producers.names()).toEqual(['a', 'b']);
+  expect(await table.names()).toEqual(['a', 'b']);
 });
 
 test('publishEach keeps the good ones and says what is wrong with the others', async () => {
-  const publisher = createPublisher(producers.pool);
+  const publisher = createPublisher(table.pool);
   const outcomes = await publisher.publishEach([named('a'), named(''), yearZero('b'), named('c'), yearZero('d')]);
   expect(outcomes.map((error) => error?.failure)).toEqual([undefined, 'invalid', 'refused', undefined, 'refused']);
-  expect(await producers.names()).toEqual(['a', 'c']);
+  expect(await table.names()).toEqual(['a', 'c']);
 });
 
-test('publishEach inserts after what it is told to wait for, and nothing where that fails', async () => {
-  const publisher = createPublisher(producers.pool);
+test('publishEach inserts when `after` resolves, and nothing where it rejects', async () => {
+  const publisher = createPublisher(table.pool);
   const before = Promise.withResolvers<void>();
   const waiting = publisher.publishEach([named('second')], { after: before.promise });
   await publisher.publish(named('first'));
@@ -94,92 +111,91 @@ test('publishEach inserts after what it is told to wait for, and nothing where t
   expect(await waiting).toEqual([undefined]);
   const failed = publisher.publishEach([named('third')], { after: Promise.reject(new Error('no')) });
   await expect(failed).rejects.toThrow('no');
-  expect(await producers.names()).toEqual(['first', 'second']);
+  expect(await table.names()).toEqual(['first', 'second']);
 });
 
-test('after an error that is no signal of its own, publishEach inserts none of those that follow', async () => {
-  await producers.client.query(`
-    CREATE FUNCTION deadlock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'deadlock' USING ERRCODE = '40P01'; END $$;
-    CREATE TRIGGER deadlock BEFORE INSERT ON signals FOR EACH ROW WHEN (NEW.signal_name = 'dead') EXECUTE FUNCTION deadlock()`);
-  try {
-    const publisher = createPublisher(producers.pool);
-    // The year 0 is refused before any row is inserted; of the halves the first then fails for another reason.
+test('after an error that no signal is to blame for, publishEach inserts nothing more', async () => {
+  await failOnDead(async () => {
+    const publisher = createPublisher(table.pool);
+    // The year 0 is refused before any row is inserted; then the first half fails for another reason.
     const outcomes = await publisher.publishEach([named('a'), named('dead'), named('b'), yearZero('c')]);
     expect(outcomes.map((error) => error?.failure)).toEqual(Array(4).fill('unavailable'));
-    expect(await producers.names()).toEqual([]);
-  } finally {
-    await producers.client.query('DROP FUNCTION deadlock CASCADE');
-  }
+    expect(await table.names()).toEqual([]);
+  });
 });
 
-test('who asks for a row gets it, also in one transaction with those who do not', async () => {
-  const publisher = createPublisher(producers.pool);
-  const before = await transactions();
+test('a search for refused rows that fails itself leaves no open transaction on its connection', async () => {
+  await failOnDead(async () => {
+    const publisher = createPublisher(single);
+    const failed = publisher.publishAll([named('dead'), yearZero('a')]);
+    await expect(failed).rejects.toMatchObject({ failure: 'refused', errors: [] });
+    await publisher.publish(named('next'));
+    expect(await table.names()).toEqual(['next']);
+  });
+});
+
+test('publish gets its row, also in one transaction with signals whose rows no one wants', async () => {
+  const publisher = createPublisher(table.pool);
+  const before = await table.transactions();
   const [each, row] = await Promise.all([
     publisher.publishEach([named('a'), named('b')]),
     publisher.publish(named('c')),
   ]);
-  expect(await transactions()).toBe(before + 1);
+  expect(await table.transactions()).toBe(before + 1);
   expect(each).toEqual([undefined, undefined]);
   expect(row).toMatchObject({ id: expect.any(Number), signal_name: 'c' });
 });
 
-test('close finishes what was taken, and takes no more', async () => {
-  const publisher = createPublisher(producers.pool);
+test('close waits for the calls before it, and later calls are rejected', async () => {
+  const publisher = createPublisher(table.pool);
   const last = publisher.publish(named('last'));
   await publisher.close();
-  expect(await producers.names()).toEqual(['last']);
+  expect(await table.names()).toEqual(['last']);
   await last;
   await expect(publisher.publish(named('late'))).rejects.toThrow('the publisher is closed');
 });
 
-test('close waits for those that are not sent yet, and what comes later is told', async () => {
-  const publisher = createPublisher(producers.pool);
+test('close also waits for calls that have not sent anything yet', async () => {
+  const publisher = createPublisher(table.pool);
   const before = Promise.withResolvers<void>();
   const waiting = publisher.publishEach([named('a'), yearZero('b')], { after: before.promise });
   const closing = publisher.close();
   before.resolve();
   await closing;
-  expect(await producers.names()).toEqual(['a']);
+  expect(await table.names()).toEqual(['a']);
   expect((await waiting).map((error) => error?.failure)).toEqual([undefined, 'refused']);
   expect((await publisher.publishEach([named('late')])).map((error) => error?.failure)).toEqual(['unavailable']);
   await expect(publisher.publishAll([named('late')])).rejects.toThrow('the publisher is closed');
 });
 
-test('with several transactions in flight every row goes in once', async () => {
-  const publisher = createPublisher(producers.pool, { maxInFlight: 4, maxBatch: 5 });
+test('with several transactions in flight every row is inserted once', async () => {
+  const publisher = createPublisher(table.pool, { maxInFlight: 4, maxBatch: 5 });
   const names = Array.from({ length: 200 }, (_, n) => `s${n}`);
   await Promise.all(names.map((name) => publisher.publish(named(name))));
-  expect((await producers.names()).sort()).toEqual(names.sort());
+  expect((await table.names()).sort()).toEqual(names.sort());
 });
 
-test('two publishers on pools of their own, at once, lose nothing and double nothing', async () => {
-  const other = createPool({ connectionString: producers.databaseUrl, application_name: 'another host' });
-  const publishers = [createPublisher(producers.pool), createPublisher(other)];
+test('two publishers at once, each with its own pool, lose nothing and double nothing', async () => {
+  const other = createPool({ connectionString: table.databaseUrl, application_name: 'another host' });
+  const publishers = [createPublisher(table.pool), createPublisher(other)];
   const names = Array.from({ length: 1_000 }, (_, n) => `s${n}`);
   const rows = await Promise.all(names.map((name, n) => publishers[n % 2]!.publish(named(name))));
   expect(rows.map(({ signal_name }) => signal_name)).toEqual(names);
   expect(new Set(rows.map(({ id }) => id)).size).toBe(1_000);
-  expect((await producers.names()).sort()).toEqual(names.sort());
+  expect((await table.names()).sort()).toEqual(names.sort());
   await other.end();
 });
 
-let single: pg.Pool;
-beforeAll(() => {
-  single = createPool({ connectionString: producers.databaseUrl, application_name: 'single', max: 1 });
-});
-afterAll(() => single.end());
-
-test('a session that loses its prepared statements, as behind a pooler, does no harm', async () => {
+test('publishing goes on where a session loses its prepared statements, as behind a pooler', async () => {
   const publisher = createPublisher(single);
   await publisher.publish(named('prepared'));
   await single.query('DEALLOCATE ALL');
   await publisher.publish(named('unprepared'));
   await publisher.publish(named('and on'));
-  expect(await producers.names()).toEqual(['prepared', 'unprepared', 'and on']);
+  expect(await table.names()).toEqual(['prepared', 'unprepared', 'and on']);
 });
 
-test('a refused row costs no connection', async () => {
+test('a refused row leaves the connection in the pool', async () => {
   const publisher = createPublisher(single);
   const session = async () => (await single.query('SELECT pg_backend_pid() AS pid')).rows[0].pid;
   const before = await session();
@@ -187,19 +203,16 @@ test('a refused row costs no connection', async () => {
   expect(await session()).toBe(before);
 });
 
-test('a session that the server ends fails what was in flight, and the next one is another', async () => {
+test('where the server ends the session, the insert in flight fails and the next one takes another session', async () => {
   const publisher = createPublisher(single);
-  await producers.client.query('BEGIN; LOCK TABLE signals IN EXCLUSIVE MODE');
+  await table.lock();
   const { pid } = (await single.query('SELECT pg_backend_pid() AS pid')).rows[0];
   const lost = publisher.publish(named('lost'));
   const ended = expect(lost).rejects.toMatchObject({ failure: 'unavailable', mayBeIn: true });
-  await vi.waitFor(async () => {
-    const waits = `SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'`;
-    expect((await producers.pool.query(waits, [pid])).rows).toHaveLength(1);
-  }, 10_000);
-  await producers.pool.query('SELECT pg_terminate_backend($1)', [pid]);
+  await table.insertsWait(1);
+  await table.pool.query('SELECT pg_terminate_backend($1)', [pid]);
   await ended;
-  await producers.client.query('COMMIT');
+  await table.unlock();
   await publisher.publish(named('next'));
-  expect(await producers.names()).toContain('next');
+  expect(await table.names()).toContain('next');
 });
