@@ -1,32 +1,32 @@
 -- Up Migration
 
--- What an idempotency key stands for: the row that it gave. Kept for a day or more; a signal without a key has no row here.
+-- The signal that each idempotency key stands for. Kept for a day or more; a signal without a key has no row here.
 CREATE TABLE signal_keys (
   key         text COLLATE "C" NOT NULL,
-  -- Which of the signals that came in one request under this key.
+  -- Index of the signal among those of one request under this key.
   part        integer NOT NULL,
-  -- SHA-256 of what was sent: the same key with something else is an error of the sender's.
+  -- SHA-256 of what was sent: the same key with other content is an error.
   fingerprint bytea NOT NULL,
-  -- No foreign key: it would lock the row of the signal at each insert, and a signal may be deleted before its key.
+  -- No foreign key: each insert would lock the row of the signal, and a signal may be deleted before its key.
   signal_id   bigint NOT NULL,
   created_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (key, part)
 );
 
--- What the clearing of old keys reads along.
+-- For the deletion of old keys.
 CREATE INDEX signal_keys_created_at ON signal_keys (created_at);
 
-COMMENT ON TABLE signal_keys IS 'Idempotency keys: publishing again what one of them stands for inserts nothing.';
+COMMENT ON TABLE signal_keys IS 'Idempotency keys: a signal published again under its key is not inserted again.';
 
 -- Inserts signals of which some have a key, and returns a row of signals for each, in the order given: the new row, or
--- for a key that is known the row of the first time.
+-- for a known key the row of the first time.
 --
--- It first claims the keys. Where another transaction holds one of them that waits for its end; then the key is known
--- here too. All writers claim in the order of the keys, so that two with the same keys wait for, and never against, each
--- other. A function, so that key and signal are one round trip and one transaction; its statements see each what was
--- committed before it, as they would not within one statement.
+-- The keys are claimed first. Where another transaction has claimed one of them, that INSERT waits for its end, and then
+-- the key is known here too. All writers claim keys in the same order, so that they never deadlock. It is a function, so
+-- that key and signal take one round trip and one transaction, and its statements each see what was committed before
+-- them, which the parts of a single statement would not.
 --
--- Raises SK409 for a key that stands for something else, and nothing is inserted.
+-- Raises SK409 for a key that stands for something else, and inserts nothing.
 CREATE FUNCTION fn_insert_keyed_signals(
   timestamps   timestamptz[],
   names        text[],
@@ -38,8 +38,8 @@ CREATE FUNCTION fn_insert_keyed_signals(
 ) RETURNS SETOF signals
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
--- Every join goes from a batch to an index. A plan made while the tables were small would read them whole when they
--- are large, until the next ANALYZE.
+-- Every join looks up a batch in an index. A plan made while the tables were small would scan them when they are large,
+-- until the next ANALYZE.
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off

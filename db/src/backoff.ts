@@ -1,9 +1,9 @@
-/** How long to wait before the next attempt. */
+/** The delay before the next attempt. */
 
 export interface BackoffOptions {
-  /** Upper bound of the first delay, in ms. */
+  /** Upper bound of the first delay, in ms (100). */
   firstMs?: number;
-  /** Upper bound of every delay, in ms. */
+  /** Upper bound of every delay, in ms (30,000). */
   longestMs?: number;
   /** A number in [0, 1); for tests. */
   random?: () => number;
@@ -11,8 +11,7 @@ export interface BackoffOptions {
 
 /**
  * Exponential backoff with full jitter: attempt n (from 1) waits a random time between 0 and
- * min(longest, first * 2^(n-1)), so that clients which lost the same server don't return all at once.
- * By default 100 ms, 200 ms, 400 ms, … 30 s.
+ * min(longestMs, firstMs * 2^(n-1)), so that clients that lost the same server don't all return at once.
  *
  * Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
  *

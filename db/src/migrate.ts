@@ -3,20 +3,20 @@ import { fileURLToPath } from 'node:url';
 import { runner } from 'node-pg-migrate';
 import pg from 'pg';
 
-/** PostgreSQL 13 brought xid8 and pg_snapshot, on which delivery stands. */
+/** PostgreSQL 13 introduced xid8 and pg_snapshot, which delivery needs. */
 const OLDEST_SERVER = 130_000;
 
-/** A server that can't hold our schema. */
+/** The server is older than PostgreSQL 13. */
 export class ServerTooOldError extends Error {
   override name = 'ServerTooOldError';
 }
 
 /**
- * Applies the migrations that the database lacks, each once, also when several run this at once: the others wait for
- * the first and then find nothing to do.
+ * Applies the migrations that the database lacks. When several processes run this at once, one applies them, and the
+ * others wait and find nothing to do.
  *
- * @returns the names of those it applied, in order.
- * @throws {ServerTooOldError} on a server older than PostgreSQL 13; nothing is changed then.
+ * @returns the names of the applied migrations, in order.
+ * @throws {ServerTooOldError} on a server older than PostgreSQL 13, and changes nothing.
  */
 export async function migrate(
   databaseUrl: string,
@@ -27,7 +27,7 @@ export async function migrate(
     application_name: 'pg-signals migrate',
     connectionTimeoutMillis: 10_000,
   });
-  client.on('error', () => {}); // a lost connection also fails the query in flight, which tells it
+  client.on('error', () => {}); // a lost connection also rejects the query in flight
   await client.connect();
   try {
     await checkServerVersion(client);

@@ -1,13 +1,13 @@
-/** How the environment says which database to use: `DATABASE_URL`, or the same in parts. */
+/** Reads from the environment which database to use: `DATABASE_URL`, or its parts. */
 import { z } from 'zod';
 
 const EXPECTED =
   'expected postgres://user:password@host:5432/database (or POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB)';
 
 /**
- * A schema of the environment with `DATABASE_URL` and the variables given. Where `DATABASE_URL` is not set it is made of
- * `POSTGRES_USER`, `POSTGRES_PASSWORD`, `POSTGRES_DB`, `POSTGRES_HOST` (localhost) and `POSTGRES_PORT` (5432), every part
- * encoded: a password may hold any character.
+ * A schema of the environment with `DATABASE_URL` and these variables. Where `DATABASE_URL` is not set it is composed of
+ * `POSTGRES_USER`, `POSTGRES_PASSWORD`, `POSTGRES_DB`, `POSTGRES_HOST` (localhost) and `POSTGRES_PORT` (5432). Each part is
+ * encoded, so that a password may hold any character.
  */
 export function databaseSettings<T extends z.ZodRawShape>(variables: T) {
   return z.preprocess(

@@ -1,23 +1,23 @@
-/** The row that producer and consumer agree on, and the one place where its JSON is read. */
+/** A signal as producers and consumers see it, and the parser of its JSON. */
 
-/** What a publisher gets back: one row of the table `signals`. */
+/** A row of the table `signals`, as a publisher gets it. */
 export interface PublishedSignal {
-  /** Unique in the table: a JavaScript number, exact up to 2^53 - 1. */
+  /** Unique in the table. A number is exact up to 2^53 - 1. */
   readonly id: number;
-  /** RFC 3339 in UTC with up to six digits of a second: text, since a `Date` would lose the microseconds. */
+  /** RFC 3339 in UTC with up to six decimals of a second. Text, because a `Date` loses the microseconds. */
   readonly timestamp: string;
   readonly signal_name: string;
   readonly signal_value: number;
   readonly attributes: Readonly<Record<string, unknown>>;
 }
 
-/** What a consumer gets: the row as the channel `new_signals` has it. */
+/** A row as a consumer receives it on the channel `new_signals`. */
 export interface Signal extends PublishedSignal {
-  /** The transaction that wrote the row, in digits; a snapshot of the database says whether it covers the row. */
+  /** The id of the transaction that wrote the row, in decimal. A snapshot says by it whether it covers the row. */
   readonly xid: string;
 }
 
-/** Comes instead of a row that does not fit into 8,000 bytes: read it from the table. */
+/** Notified instead of a row that does not fit into 8,000 bytes: read it from the table. */
 export interface TruncatedSignal {
   readonly id: number;
   readonly xid: string;
@@ -30,15 +30,14 @@ export const SIGNALS_CHANNEL = 'new_signals';
 /** The columns of a `Signal`, in the order in which the trigger writes them. */
 export const SIGNAL_COLUMNS = ['id', 'timestamp', 'signal_name', 'signal_value', 'attributes', 'xid'] as const;
 
-/** A payload that is not a signal. Anyone may NOTIFY a channel, so this is something to report, not a bug. */
+/** A payload is no signal. Anyone may NOTIFY a channel, so this is to be reported and is no bug. */
 export class PayloadError extends Error {
   override name = 'PayloadError';
 }
 
 /**
- * Reads the payload of a notification.
- *
- * Checked by hand and not by a schema: this runs once for each signal and consumer, at hundreds of thousands a second.
+ * Parses the payload of a notification. Checked by hand instead of with a schema, because this runs hundreds of thousands of
+ * times a second.
  *
  * @throws {PayloadError} when the payload is not the JSON of a signal; the message says what was expected.
  */
@@ -63,11 +62,11 @@ export function parseSignal(payload: string): Signal | TruncatedSignal {
   return row as Signal;
 }
 
-/** A date and time with an offset, taken apart: seconds, the digits of their fraction, offset. */
+/** A date and time with an offset, in three groups: up to the seconds, their fraction, the offset. */
 const RFC3339 = /^(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d(?::?\d\d)?)$/;
 
 /**
- * Writes a moment in UTC the way PostgreSQL does (`2026-04-02T16:23:17.123456+00:00`), digits of the fraction untouched.
+ * Writes a moment in UTC as PostgreSQL does (`2026-04-02T16:23:17.123456+00:00`), with the same decimals.
  *
  * @throws {PayloadError} when the text is not a date and time with an offset.
  */
@@ -75,7 +74,7 @@ export function toUtc(timestamp: string): string {
   const parts = RFC3339.exec(timestamp);
   if (!parts) throw new PayloadError('expected "timestamp" to be RFC 3339 with an offset');
   const [, seconds = '', fraction = '', offset = ''] = parts;
-  // Date reads "+HH:MM" alone; PostgreSQL also writes "+HH" in its text form.
+  // Date parses only "+HH:MM"; PostgreSQL also writes "+HH".
   const colonOffset = /^[+-]\d\d$/.test(offset) ? `${offset}:00` : offset.replace(/^([+-]\d\d)(\d\d)$/, '$1:$2');
   const time = new Date(`${seconds.replace(' ', 'T')}${colonOffset}`);
   if (Number.isNaN(time.getTime())) throw new PayloadError('expected "timestamp" to be a date that exists');

@@ -1,4 +1,4 @@
-/** What any program that writes the table may count on, in plain SQL. */
+/** The trigger's guarantees to any program that writes the table. */
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
@@ -31,7 +31,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-/** Everything that was notified up to now: notifications keep their order, so a last one of our own marks the end. */
+/** All notifications up to now. They keep their order, so one of our own marks the end. */
 async function notified(): Promise<string[]> {
   const arrived = Promise.withResolvers<void>();
   const onDone = ({ channel }: pg.Notification) => {
@@ -107,7 +107,7 @@ test.each([
   async (_name, character) => {
     for (const bytes of [7_999, 8_000, 100_000]) {
       id += 10;
-      // What surrounds the text takes as many bytes as in a row of the same id, time and transaction with no text.
+      // The length of the same row without its text says how long the text must be.
       await writer.query(`SELECT setval(pg_get_serial_sequence('signals', 'id'), ${id})`);
       await writer.query('BEGIN');
       const { rows } = await writer.query<{ xid: string }>('SELECT pg_current_xact_id()::text AS xid');

@@ -197,7 +197,7 @@ export class Batcher<T, R> {
     );
   }
 
-  /** One timer, set to the oldest group: a timer for each group would cost more than the rest of the queue. */
+  /** One timer, set to the oldest group: a timer for each group would cost more than the queue itself. */
   #expire = (): void => {
     const { timeoutMs } = this.#options;
     const oldest = performance.now() - timeoutMs;

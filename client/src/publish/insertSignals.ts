@@ -40,7 +40,7 @@ const NO_ATTRIBUTES: PublishedSignal['attributes'] = Object.freeze({});
  * is already known is not inserted again: its row is that of the first time. Where no row is wanted it resolves with
  * `undefined` for each.
  *
- * @throws what `queryWithin` throws. Only after a `NoAnswerError` may signals be committed all the same.
+ * @throws what `queryWithin` throws. Only after a `NoAnswerError` may signals still be committed.
  */
 export async function insertSignals(
   pool: Pool,

@@ -11,7 +11,7 @@ import { refusedRows } from './refusedRows.ts';
 import { type GroupKey, rowBytes, type SignalRow, toRow } from './signalRow.ts';
 
 export interface PublisherOptions {
-  /** Signals in one transaction (1,000). A longer `publishAll` is one transaction all the same. */
+  /** Signals in one transaction (1,000). A longer `publishAll` is still one transaction. */
   maxBatch?: number;
   /** Transactions at the same time (1), each on a connection of its own. */
   maxInFlight?: number;
@@ -37,9 +37,9 @@ export interface PublisherObserver {
 /**
  * Inserts signals, and answers each call after its commit. Calls at the same time share transactions.
  *
- * Every method may be called at any time and rejects with a `PublishError`. Where its `mayBeIn` is true the signal may be
- * committed all the same; with a `key` it is safe to publish it again. The same key again resolves with the same row, also
- * when both calls run at once or in different processes.
+ * Every method rejects with a `PublishError`. Where its `mayBeIn` is true the signal may still be committed, and with a
+ * `key` it is safe to publish it again: the same key resolves with the same row, also when both calls run at once or in
+ * different processes.
  */
 export interface Publisher {
   /** Publishes one signal; resolves with its row. */

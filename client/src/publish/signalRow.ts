@@ -13,7 +13,7 @@ export interface SignalRow {
   readonly wanted: boolean;
 }
 
-/** Makes a row go in once; see the migration of `signal_keys`. */
+/** With this a row is inserted once; see the migration of `signal_keys`. */
 export interface RowKey {
   readonly key: string;
   /** Index of the signal among those under this key. */

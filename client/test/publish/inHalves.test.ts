@@ -28,7 +28,7 @@ test('what the database takes is one insert', async () => {
   expect(await run('abcd', '')).toEqual(['insert abcd', 'inserted abcd: rows of abcd']);
 });
 
-test('a refused batch goes in halves, and each part is reported before the next one begins', async () => {
+test('a refused batch is inserted in halves, and each part is reported before the next one begins', async () => {
   expect(await run('abcde', 'd')).toEqual([
     'insert abcde',
     'insert ab',
@@ -56,7 +56,7 @@ test('every refused item is found, wherever it is, and with its index', async ()
   }
 });
 
-test('an error that is no refusal is not tried again in halves, and the other half still is inserted', async () => {
+test('an error that is no refusal is not tried again in halves, and the other half is still inserted', async () => {
   const events: string[] = [];
   await run('abcd', '', {
     async insert(part) {
