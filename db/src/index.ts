@@ -1,4 +1,5 @@
 export { type BackoffOptions, backoff } from './backoff.ts';
+export { messageOf } from './messageOf.ts';
 export { checkChannel, notify } from './notify.ts';
 export { createPool, type PoolOptions } from './pool.ts';
 export {

@@ -1,5 +1,6 @@
-/** `npm run migrate`: brings the database of the environment to the schema that the services expect. */
+/** `npm run migrate`: migrates the database that the environment names. */
 import { config as loadDotenv } from 'dotenv';
+import { messageOf } from './messageOf.ts';
 import { migrate } from './migrate.ts';
 import { databaseSettings } from './settings.ts';
 
@@ -8,10 +9,6 @@ const fail = (line: string) => {
   process.stderr.write(`${line}\n`);
   process.exitCode = 1;
 };
-
-/** A host with several addresses fails with an error for each, and no message of its own. */
-const reasonOf = (error: unknown) =>
-  error instanceof AggregateError ? error.errors.map(String).join('; ') : (error as Error).message || String(error);
 
 if (process.argv.length > 2) {
   fail(`npm run migrate takes no arguments, got ${process.argv.slice(2).join(' ')}`);
@@ -28,7 +25,7 @@ if (settings.success) {
     for (const name of applied) say(`applied ${name}`);
     say(applied.length > 0 ? `${database} is up to date` : `${database} was up to date: nothing to apply`);
   } catch (error) {
-    fail(`Migrating ${database} failed: ${reasonOf(error)}`);
+    fail(`Migrating ${database} failed: ${messageOf(error)}`);
   }
 } else {
   for (const { path, message } of settings.error.issues) fail(`${path.join('.')}: ${message}`);

@@ -1,6 +1,7 @@
 /** Queries that always end: a server that goes silent fails them after a timeout. */
 import { connect } from 'node:net';
 import type { ClientBase, Pool, PoolClient, QueryArrayConfig } from 'pg';
+import { messageOf } from './messageOf.ts';
 
 /** No connection was available: nothing was sent. */
 export class NotConnectedError extends Error {
@@ -132,9 +133,6 @@ export async function discardIdle(pool: Pool): Promise<void> {
 }
 
 const ignore = () => {};
-
-/** A host with several addresses fails with one error for each of them, and no message of its own. */
-const messageOf = (error: unknown) => (error as Error).message || String(error);
 
 async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
   const timeout = Promise.withResolvers<never>();

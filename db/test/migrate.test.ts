@@ -28,12 +28,12 @@ test('it applies every migration once and says which', async () => {
   expect(second).toMatchObject({ code: 0, stdout: expect.stringContaining('nothing to apply') });
 });
 
-test('of two that run at once one applies and the other waits for it', async () => {
+test('when two run at once, one applies and the other waits', async () => {
   const both = await Promise.all([migrate(database.url), migrate(database.url)]);
   expect(both.flat().filter((name) => name === '0001_signals')).toHaveLength(1);
 });
 
-test('down leaves nothing of the table and its trigger', async () => {
+test('down drops the table and its trigger', async () => {
   const applied = await migrate(database.url);
   await migrate(database.url, { direction: 'down', count: applied.length });
   const client = new pg.Client({ connectionString: database.url });
@@ -45,14 +45,14 @@ test('down leaves nothing of the table and its trigger', async () => {
   expect(rows).toEqual([{ table: null, function: null }]);
 });
 
-test('a server older than PostgreSQL 13 is refused with its version', () => {
+test('a server older than PostgreSQL 13 is rejected with its version', () => {
   expect(() => requireServer(120_022, '12.22')).toThrow(
     'PostgreSQL 12.22 is too old: pg-signals needs PostgreSQL 13 or newer',
   );
   expect(() => requireServer(130_000, '13.0')).not.toThrow();
 });
 
-test('a missing or malformed URL is named, and no password shown', async () => {
+test('a missing or malformed URL is named, without its password', async () => {
   expect(await npmRunMigrate({})).toMatchObject({
     code: 1,
     stderr: expect.stringMatching(/^DATABASE_URL: expected postgres:/),
@@ -62,7 +62,7 @@ test('a missing or malformed URL is named, and no password shown', async () => {
   expect(wrong.stderr).not.toContain('secret');
 });
 
-test('a database that is not there is said in one line', async () => {
+test('an unreachable database is reported in one line', async () => {
   const { code, stderr } = await npmRunMigrate({ DATABASE_URL: 'postgres://me:secret@127.0.0.1:1/none' });
   expect({ code, stderr }).toEqual({
     code: 1,

@@ -1,26 +1,28 @@
-/** One request to a producer, sent again until it is answered for good. */
+/** Sends a request to a producer, again and again until it has a final answer. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backoff } from '@pg-signals/db';
+import { backoff, messageOf } from '@pg-signals/db';
 
 export interface SendRequest {
   url: string;
   type: string;
   body: string;
   headers?: Record<string, string>;
-  /** Told of each attempt that failed, before the wait for the next. */
+  /** Called after each failed attempt, with its reason and the time until the next one. */
   onRetry: (reason: string, delayMs: number) => void;
   signal?: AbortSignal;
 }
 
 export interface SendAnswer {
   status: number;
-  // biome-ignore lint/suspicious/noExplicitAny: what a producer answers, read by its status
+  // biome-ignore lint/suspicious/noExplicitAny: the producer's answer; the status says what it holds
   body: any;
 }
 
 /**
- * Sends again where the producer can't be reached, or answers with 408, 429 or 5xx, for ever and with backoff: every
- * signal has its key, so that none goes in twice.
+ * Tries again, forever and with backoff, where the producer can't be reached or answers 408, 429 or 5xx. Every signal needs
+ * a key, so that none is inserted twice.
+ *
+ * @throws when `signal` aborts.
  */
 export async function sendUntilAnswered(request: SendRequest): Promise<SendAnswer> {
   for (let attempt = 1; ; attempt++) {
@@ -41,8 +43,7 @@ export async function sendUntilAnswered(request: SendRequest): Promise<SendAnswe
       delay = Math.max(delay, Number(response.headers.get('retry-after') ?? 0) * 1_000);
     } catch (error) {
       if (request.signal?.aborted) throw error;
-      const { cause, message } = error as Error;
-      reason = (cause as Error | undefined)?.message || message;
+      reason = messageOf((error as Error).cause ?? error); // the message of fetch itself is always "fetch failed"
     }
     request.onRetry(reason, delay);
     await sleep(delay, undefined, { signal: request.signal });
