@@ -1,6 +1,7 @@
 /** Whole producers on free ports, and requests to them. */
+import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
 import { createLogger, type Service } from '@pg-signals/runtime';
-import { afterAll } from 'vitest';
+import { afterAll, beforeAll } from 'vitest';
 import { type TestTable, useTable } from '../../client/test/publish/testTable.ts';
 import { readProducerSettings, startProducer } from '../src/index.ts';
 
@@ -27,6 +28,33 @@ export function useProducers(): TestProducers {
   // vitest runs these in reverse: the producers stop before the table goes.
   afterAll(() => Promise.all(services.map((service) => service.stop())));
   return producers;
+}
+
+/** A port on which no server listens: a proxy with this target breaks every new connection off. */
+export const NO_SERVER = 1;
+
+export interface TestProxy {
+  /** Between a producer and the database. */
+  proxy: FaultyProxy;
+  /** The database's URL through the proxy. */
+  url: string;
+  /** Goes silent, as a network does: nothing is closed and nothing passes, until the returned function is called. */
+  silence(): () => void;
+}
+
+export function useProxy(table: TestTable): TestProxy {
+  const proxied = {
+    silence: () => proxied.proxy.block('connect', 'toServer', 'toClient'),
+  } as TestProxy;
+  beforeAll(async () => {
+    const url = new URL(table.databaseUrl);
+    proxied.proxy = new FaultyProxy(Number(url.port));
+    await proxied.proxy.start();
+    url.port = String(proxied.proxy.port);
+    proxied.url = url.href;
+  });
+  afterAll(() => proxied.proxy.close());
+  return proxied;
 }
 
 export interface Answer {

@@ -1,21 +1,25 @@
-/** Gives each line of a file its idempotency key, and gathers lines into requests. */
+/** Gives each line of a file its own idempotency key, and groups lines into requests. */
 import { hash } from 'node:crypto';
 
-/** Lines that go in one request. */
+/** The lines of one request. */
 export interface Chunk {
   /** Number of the first line, from 1. */
   first: number;
   lines: number;
   text: string;
-  /** Of the input, up to the end of this chunk. */
+  /** Bytes of the input up to the end of this chunk. */
   bytes: number;
 }
 
+/** A chunk of long lines ends when its text is this long. */
 const MAX_CHARACTERS = 4 * 1024 * 1024;
 
 /**
- * @param id what two runs over the same input have in common.
- * @param batch lines in one chunk, at the most.
+ * The lines of the input in chunks. A line's key depends on `id`, its number and its text, so a second run sends the same
+ * keys, and equal lines have different ones.
+ *
+ * @param id the same in each run over the same input.
+ * @param batch most lines in one chunk.
  */
 export async function* keyedChunks(
   input: AsyncIterable<string>,
@@ -39,8 +43,8 @@ export async function* keyedChunks(
 }
 
 /**
- * Put first in the object, so that a key which the line has itself comes later and wins. A line that is no object is left
- * for the producer to refuse.
+ * Puts the key first in the object, so that a key of the line's own comes later and wins. Leaves a line that is no object
+ * as it is: the producer rejects it.
  */
 export function withKey(line: string, key: string): string {
   const brace = /^\s*\{(?!\s*\})/.exec(line)?.[0];

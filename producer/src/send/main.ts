@@ -1,4 +1,4 @@
-/** `npm run send`: one signal, or a file of them, to a producer. */
+/** `npm run send`: sends one signal, or a file of them, to a producer. */
 import { randomUUID } from 'node:crypto';
 import { createReadStream, existsSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -10,7 +10,7 @@ import { sendUntilAnswered } from './request.ts';
 
 const say = (line: string) => process.stderr.write(`${line}\n`);
 const retry = (say: (line: string) => void) => (reason: string, delayMs: number) =>
-  say(`not taken, sending again in ${delayMs} ms: ${reason}`);
+  say(`failed, sending again in ${delayMs} ms: ${reason}`);
 
 /** @returns the exit code. */
 async function main(): Promise<number> {
@@ -32,7 +32,7 @@ async function sendOne({ url, id }: SendOptions, signal: unknown): Promise<numbe
     onRetry: retry(say),
   });
   if (status === 200) process.stdout.write(`${JSON.stringify(body)}\n`);
-  else say(`refused: ${body?.detail ?? `status ${status}`}`);
+  else say(`rejected: ${body?.detail ?? `status ${status}`}`);
   return status === 200 ? 0 : 1;
 }
 
@@ -42,7 +42,7 @@ async function sendFile({ url, id, batch }: SendOptions, file: string): Promise<
   process.once('SIGINT', () => {
     progress.end();
     const again = file === '-' ? 'with the same --id and input' : 'the same way';
-    say(`interrupted: run it again ${again} within a day, and what went in does not go in twice`);
+    say(`interrupted: run it again ${again} within a day, and no signal is inserted twice`);
     process.exit(130);
   });
   const startedAt = performance.now();
@@ -50,10 +50,10 @@ async function sendFile({ url, id, batch }: SendOptions, file: string): Promise<
   for await (const chunk of keyedChunks(source.lines, id ?? source.id, batch)) {
     const request = { url, type: 'application/x-ndjson', body: chunk.text, onRetry: retry(progress.say) };
     const { status, body } = await sendUntilAnswered(request);
-    // 422: no line of the chunk could be taken, which the report in the problem tells as 200 does.
+    // A 422 for a chunk without a valid line has the same report as a 200.
     if (body?.accepted === undefined) {
       progress.end();
-      say(`refused from line ${chunk.first} on: ${body?.detail ?? `status ${status}`}`);
+      say(`rejected from line ${chunk.first} on: ${body?.detail ?? `status ${status}`}`);
       return 1;
     }
     for (const { line, detail } of body.errors) progress.say(`line ${chunk.first + line - 1}: ${detail}`);
@@ -64,11 +64,13 @@ async function sendFile({ url, id, batch }: SendOptions, file: string): Promise<
   }
   progress.end();
   const seconds = (performance.now() - startedAt) / 1_000;
-  say(`${accepted} signals in, ${refused} lines refused, in ${seconds.toFixed(1)} s (${perSecond(accepted, seconds)})`);
+  say(
+    `${accepted} signals in, ${refused} lines rejected, in ${seconds.toFixed(1)} s (${perSecond(accepted, seconds)})`,
+  );
   return refused > 0 ? 1 : 0;
 }
 
-/** The lines of a file, and what tells it from another one: the same file, unchanged, is the same input. */
+/** The lines of a file, and an id that stays the same while the file does. */
 function openSource(file: string): { lines: AsyncIterable<string>; id: string; bytes: number | undefined } {
   const linesOf = (input: NodeJS.ReadableStream) => createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY });
   if (file === '-') return { lines: linesOf(process.stdin), id: randomUUID(), bytes: undefined };

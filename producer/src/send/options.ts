@@ -1,15 +1,16 @@
 /** The command line of `npm run send`. */
 import { parseArgs } from 'node:util';
+import { isKey } from 'pg-signals';
 
 export const USAGE = `Sends signals to a producer.
 
   npm run send -- --name temperature --value 21.5 [--timestamp 2026-04-02T16:23:17Z] [--attributes '{"room":"kitchen"}']
-  npm run send -- --file readings.ndjson          one signal a line; - reads standard input
+  npm run send -- --file readings.ndjson          one signal per line; - reads standard input
 
-  --url URL       where the producer takes signals (http://localhost:$PORT/ingest, port 8080)
-  --id TEXT       two runs with the same id and the same lines are one: what went in before does not go in again.
-                  Of a file it is its path, size and time of change; standard input has none by itself.
-  --batch N       lines in one request (5000)
+  --url URL       the producer's address (http://localhost:$PORT/ingest, port 8080)
+  --id TEXT       a second run with the same id and the same lines inserts nothing twice. For a file the default is
+                  its path, size and time of change; standard input has no default.
+  --batch N       lines per request (5000)
   --help
 `;
 
@@ -27,8 +28,10 @@ export class UsageError extends Error {
 }
 
 /**
- * @returns undefined where help was asked for.
- * @throws {UsageError}
+ * Reads the command line.
+ *
+ * @returns undefined for --help.
+ * @throws {UsageError} that says what is wrong.
  */
 export function readOptions(args: string[], environment = process.env): SendOptions | undefined {
   const { values } = parse(args);
@@ -40,7 +43,7 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   const batch = Number(values.batch ?? 5_000);
   if (!Number.isInteger(batch) || batch < 1)
     throw new UsageError(`--batch: expected a whole number, got ${values.batch}`);
-  if (values.id !== undefined && !/^[\x21-\x7e]{1,255}$/.test(values.id)) {
+  if (values.id !== undefined && !isKey(values.id)) {
     throw new UsageError('--id: expected 1 to 255 visible ASCII characters');
   }
   const common = { url, batch, id: values.id };
@@ -48,7 +51,7 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   if (file !== undefined) {
     for (const other of ['name', 'value', 'timestamp', 'attributes'] as const) {
       if (values[other] !== undefined)
-        throw new UsageError(`expected --file, or --name and --value: --${other} is no option of a file`);
+        throw new UsageError(`--${other}: expected with --name and --value, not with --file`);
     }
     return { ...common, what: { file } };
   }
@@ -78,7 +81,7 @@ function parse(args: string[]) {
   }
 }
 
-/** `--value -3` is taken for an option by parseArgs; `--value=-3` is not. */
+/** parseArgs takes the -3 of `--value -3` for an option; that of `--value=-3` it does not. */
 function joinNegative(args: string[]): string[] {
   return args.flatMap((arg, index) => {
     if (args[index - 1] === '--value' && arg.startsWith('-')) return [];
@@ -86,7 +89,7 @@ function joinNegative(args: string[]): string[] {
   });
 }
 
-/** Every field is checked by the producer, but for what JSON could not carry to it. */
+/** Checks only what JSON can't carry: the producer checks each field. */
 function oneSignal(signal_name: string, value: string, timestamp?: string, attributes?: string): unknown {
   const signal_value = value.trim() === '' ? Number.NaN : Number(value);
   if (!Number.isFinite(signal_value)) throw new UsageError(`--value: expected a number, got ${value}`);

@@ -1,17 +1,18 @@
-/** How far a file has come: a bar on a terminal, nothing where nobody watches. */
+/** Progress of a file: a bar on a terminal, nothing elsewhere. */
 
 export interface Progress {
-  /** Lines and bytes of the input so far. */
+  /** Shows the lines and bytes of the input so far. */
   show(lines: number, bytes: number): void;
-  /** A line above the bar. */
+  /** Writes a line above the bar. */
   say(text: string): void;
+  /** Clears the bar. */
   end(): void;
 }
 
 const EVERY_MS = 100;
 const WIDTH = 30;
 
-/** @param total of the input, in bytes; undefined where that is not known. */
+/** @param total length of the input in bytes, where it is known. */
 export function createProgress(output: NodeJS.WriteStream, total: number | undefined): Progress {
   const startedAt = performance.now();
   let shownAt = 0;

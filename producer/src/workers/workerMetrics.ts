@@ -1,39 +1,42 @@
-/** Figures summed over the worker processes: whichever of them is asked, all answer. */
-import cluster from 'node:cluster';
+/** Metrics summed over the worker processes, so that each of them answers for all. */
+import cluster, { type Worker } from 'node:cluster';
 import type { Metrics } from '@pg-signals/runtime';
 import { AggregatorRegistry, type Registry } from 'prom-client';
 
-interface Ask {
+/** From a worker to the primary. */
+interface MetricsRequest {
   type: 'signals:metrics?';
   id: number;
 }
-interface Tell {
+
+/** From the primary to the worker. */
+interface MetricsResponse {
   type: 'signals:metrics';
   id: number;
   text?: string;
   error?: string;
 }
 
-/** In a worker: hands out its own figures, and asks the primary for everybody's. */
+/** In a worker: gives its own metrics to the primary, and gets the sum over all workers from there. */
 export function metricsOfAllWorkers(own: Registry): Metrics {
   AggregatorRegistry.setRegistries([own]);
-  const aggregator = new AggregatorRegistry(); // from now on it answers the primary
-  const asked = new Map<number, PromiseWithResolvers<string>>();
-  process.on('message', ({ type, id, text, error }: Tell) => {
+  const aggregator = new AggregatorRegistry(); // from here on it answers the primary
+  const waiting = new Map<number, PromiseWithResolvers<string>>();
+  process.on('message', ({ type, id, text, error }: MetricsResponse) => {
     if (type !== 'signals:metrics') return;
-    if (text === undefined) asked.get(id)?.reject(new Error(error));
-    else asked.get(id)?.resolve(text);
-    asked.delete(id);
+    if (text === undefined) waiting.get(id)?.reject(new Error(error));
+    else waiting.get(id)?.resolve(text);
+    waiting.delete(id);
   });
-  let last = 0;
+  let lastId = 0;
   return {
     contentType: aggregator.contentType,
     metrics() {
-      const answer = Promise.withResolvers<string>();
-      const ask: Ask = { type: 'signals:metrics?', id: ++last };
-      asked.set(ask.id, answer);
-      process.send?.(ask);
-      return answer.promise;
+      const response = Promise.withResolvers<string>();
+      const request: MetricsRequest = { type: 'signals:metrics?', id: ++lastId };
+      waiting.set(request.id, response);
+      process.send?.(request);
+      return response.promise;
     },
   };
 }
@@ -41,16 +44,16 @@ export function metricsOfAllWorkers(own: Registry): Metrics {
 /** In the primary: answers the workers until `stop` is called. */
 export function gatherWorkerMetrics(): { stop(): void } {
   const aggregator = new AggregatorRegistry();
-  const onMessage = async (worker: import('node:cluster').Worker, { type, id }: Ask) => {
+  const onMessage = async (worker: Worker, { type, id }: MetricsRequest) => {
     if (type !== 'signals:metrics?') return;
-    const tell: Tell = { type: 'signals:metrics', id };
+    const response: MetricsResponse = { type: 'signals:metrics', id };
     try {
-      tell.text = await aggregator.clusterMetrics();
+      response.text = await aggregator.clusterMetrics();
     } catch (error) {
-      // A worker that dies while it is asked never answers, and prom-client gives up after five seconds.
-      tell.error = (error as Error).message;
+      // A worker that dies before it answers: prom-client gives up after five seconds.
+      response.error = (error as Error).message;
     }
-    if (worker.isConnected()) worker.send(tell);
+    if (worker.isConnected()) worker.send(response);
   };
   cluster.on('message', onMessage);
   return { stop: () => void cluster.off('message', onMessage) };

@@ -1,4 +1,4 @@
-/** Several producer processes on one port: starts them, replaces those that die, stops them all. */
+/** Runs several producer processes on one port: starts them, replaces those that die, stops them all. */
 import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,10 +8,10 @@ import type { ProducerSettings } from '../settings.ts';
 import { gatherWorkerMetrics } from './workerMetrics.ts';
 
 /**
- * Starts `INGEST_WORKERS` processes of this program, which share its port; resolves when all listen. A worker that ends
- * by itself is replaced, with backoff where it ends again before it listens.
+ * Starts `INGEST_WORKERS` processes of this program, which share its port; resolves when all listen. A worker that dies is
+ * replaced at once, and with backoff where its replacement dies before it listens.
  *
- * @throws {Error} when a worker does not come to listen; its log says why.
+ * @throws {Error} when a worker ends before it listens; its log says why.
  */
 export async function startWorkers(settings: ProducerSettings, logger: Logger): Promise<Service> {
   const gathering = gatherWorkerMetrics();
@@ -56,7 +56,7 @@ export async function startWorkers(settings: ProducerSettings, logger: Logger): 
   const places = Array.from({ length: settings.INGEST_WORKERS }, (_, index) => index + 1);
   let port: number;
   try {
-    // One after the other: with PORT=0 the first takes a port, and the others share it.
+    // The first one alone: with PORT=0 it takes a free port, which the others share.
     port = await start(places[0]!);
     await Promise.all(places.slice(1).map(start));
   } catch (error) {
