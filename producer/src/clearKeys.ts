@@ -1,15 +1,14 @@
-/** Clears idempotency keys that are old enough, in small steps. */
+/** Deletes old idempotency keys, in small steps. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { withConnection } from '@pg-signals/db';
-import type { Logger } from '@pg-signals/runtime';
 import type { Pool } from 'pg';
+import type { Logger } from 'pg-signals';
 
-/** Keys in one step: a few ms of work, so that nobody waits behind it. */
+/** Keys in one step: a few ms of work, so that no insert waits long behind it. */
 const STEP = 1_000;
 const PAUSE_MS = 50;
-const EVERY_MS = 60_000;
 
-// Several producers may clear at once: each skips what another has locked.
+// Several producers may clear at once: each skips the keys that another one has locked.
 const DELETE_OLD = `
   DELETE FROM signal_keys
   WHERE ctid = ANY (ARRAY(
@@ -21,38 +20,58 @@ const DELETE_OLD = `
   ))`;
 
 export interface ClearKeysOptions {
-  /** Older keys are cleared. */
+  /** Keys older than this are deleted. */
   hours: number;
-  /** How long each step may take. */
+  /** How long each step may take, in ms. */
   timeoutMs: number;
 }
 
-/** Deletes the keys older than `hours`; resolves with how many those were. */
+/**
+ * Deletes the keys older than `hours`; resolves with their number. When `signal` aborts it rejects and gives up the step in
+ * flight, which a server that went silent would hold up.
+ */
 export async function clearKeys(
   pool: Pool,
   { hours, timeoutMs }: ClearKeysOptions,
   signal?: AbortSignal,
 ): Promise<number> {
   for (let cleared = 0; ; await sleep(PAUSE_MS, undefined, { signal })) {
-    const { rowCount } = await withConnection(pool, timeoutMs, (client) => client.query(DELETE_OLD, [hours]));
-    cleared += rowCount ?? 0;
-    if ((rowCount ?? 0) < STEP) return cleared;
+    const deleted = await withConnection(pool, timeoutMs, async (client) => {
+      signal?.throwIfAborted();
+      // `end` destroys the connection of a query in flight, which then rejects.
+      const giveUp = () => void client.end();
+      signal?.addEventListener('abort', giveUp);
+      try {
+        return (await client.query(DELETE_OLD, [hours])).rowCount ?? 0;
+      } finally {
+        signal?.removeEventListener('abort', giveUp);
+      }
+    });
+    cleared += deleted;
+    if (deleted < STEP) return cleared;
   }
 }
 
-/** Clears every minute, until `signal` aborts. A step that fails is left to the next minute. */
+export interface KeepClearingOptions extends ClearKeysOptions {
+  logger: Logger;
+  /** Time between two runs, in ms (a minute). */
+  everyMs?: number;
+}
+
+/** Clears keys again and again; resolves when `signal` aborts. A run that fails is logged, and left to the next one. */
 export async function keepClearingKeys(
   pool: Pool,
-  { logger, ...options }: ClearKeysOptions & { logger: Logger },
+  { logger, everyMs = 60_000, ...options }: KeepClearingOptions,
   signal: AbortSignal,
 ): Promise<void> {
   while (!signal.aborted) {
     try {
-      await sleep(EVERY_MS, undefined, { signal, ref: false });
+      await sleep(everyMs, undefined, { signal, ref: false });
       await clearKeys(pool, options, signal);
     } catch (error) {
       if (signal.aborted) return;
-      logger.warn('Old idempotency keys could not be cleared, trying again in a minute', {
+      logger.warn('Old idempotency keys were not deleted, trying again', {
+        delay_ms: everyMs,
         reason: (error as Error).message,
       });
     }

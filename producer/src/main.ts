@@ -1,4 +1,4 @@
-/** The producer as a process, or as several. */
+/** The producer as one process, or as several with INGEST_WORKERS. */
 import cluster from 'node:cluster';
 import { runService } from '@pg-signals/runtime';
 import { startProducer } from './producer.ts';

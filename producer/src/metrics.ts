@@ -1,12 +1,9 @@
-/** The figures of group commit. */
+/** The metrics of group commit. */
+import type { PublisherObserver } from 'pg-signals';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 
-export interface IngestMetrics {
-  /** To be called with every insert: its rows, and for each call that it answers how many ms that took. */
-  committed(rows: number, waitedMs: readonly number[]): void;
-}
-
-export function ingestMetrics(registry: Registry, waiting: () => number): IngestMetrics {
+/** @param waiting the publisher's. */
+export function ingestMetrics(registry: Registry, waiting: () => number): Pick<PublisherObserver, 'committed'> {
   const registers = [registry];
   const ingested = new Counter({ name: 'signals_ingested_total', help: 'Signals committed.', registers });
   const batchSize = new Histogram({
@@ -17,22 +14,22 @@ export function ingestMetrics(registry: Registry, waiting: () => number): Ingest
   });
   const duration = new Histogram({
     name: 'signals_ingest_duration_seconds',
-    help: 'From a signal, or several in one request, that was read and checked to the end of its commit.',
+    help: 'Time from the check of a request or a batch of lines to the end of its commit.',
     buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10],
     registers,
   });
   new Gauge({
     name: 'signals_ingest_waiting',
-    help: 'Signals that wait for their insert to begin.',
+    help: 'Signals whose insert has not begun.',
     registers,
     collect() {
       this.set(waiting());
     },
   });
   return {
-    committed(rows, waitedMs) {
-      ingested.inc(rows);
-      batchSize.observe(rows);
+    committed(signals, waitedMs) {
+      ingested.inc(signals);
+      batchSize.observe(signals);
       for (const ms of waitedMs) duration.observe(ms / 1_000);
     },
   };

@@ -1,10 +1,10 @@
-/** The producer, wired up: HTTP in front, a pool behind, `ingest` between them. */
+/** Builds the producer of its parts: HTTP in front, a pool behind, `ingest` between them. */
 import cluster from 'node:cluster';
 import type { RequestListener } from 'node:http';
-import { createPool, queryWithin } from '@pg-signals/db';
+import { createPool } from '@pg-signals/db';
 import { answerError, createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
-import type pg from 'pg';
 import { createPublisher, type Publisher } from 'pg-signals';
+import { canInsert } from './canInsert.ts';
 import { keepClearingKeys } from './clearKeys.ts';
 import { createIngest, type Ingest } from './ingest/ingest.ts';
 import { ingestMetrics } from './metrics.ts';
@@ -12,7 +12,8 @@ import type { ProducerSettings } from './settings.ts';
 import { metricsOfAllWorkers } from './workers/workerMetrics.ts';
 
 /**
- * Starts a producer. The database may come later: until it does, `/readyz` says why not and `POST /ingest` answers 500.
+ * Starts a producer. The database may be unreachable: until it is there, `/readyz` answers 503 with the reason and
+ * `POST /ingest` answers 500.
  *
  * @throws {PortTakenError} when `PORT` is in use.
  */
@@ -25,7 +26,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
       logger.warn('Database connection lost, the next request opens another', { reason: error.message }),
   });
   const metrics = createMetrics();
-  const shown = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
+  const shownMetrics = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
   const publisher: Publisher = createPublisher(pool, {
     maxBatch: settings.INGEST_MAX_BATCH,
     maxInFlight: settings.INGEST_MAX_IN_FLIGHT,
@@ -34,23 +35,23 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     timeoutMs: settings.INGEST_TIMEOUT_MS,
     logger,
     observer: {
-      // One object: winston takes it as it is, while it searches and copies a message with fields.
+      // With one object, which winston takes as it is; it copies the fields of a call with message and fields.
       publishing({ signal_name, signal_value }) {
         logger.log({ level: 'info', message: 'Inserting data into database', signal_name, signal_value });
       },
-      committed: ingestMetrics(metrics, () => publisher.waiting).committed,
+      ...ingestMetrics(metrics, () => publisher.waiting),
     },
   });
   const ingest = createIngest({
     publisher,
     maxBody: settings.INGEST_MAX_BODY,
-    maxUnpacked: settings.INGEST_MAX_UNPACKED,
+    maxDecompressed: settings.INGEST_MAX_DECOMPRESSED,
     maxBatch: settings.INGEST_MAX_BATCH,
     receiveTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   });
   const app = createApp({
     logger,
-    metrics: shown,
+    metrics: shownMetrics,
     ready: () => canInsert(pool, settings.INGEST_TIMEOUT_MS),
     routes: { '/ingest': { post: ingest } },
   });
@@ -80,36 +81,11 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   return { url: server.url, stop: () => (stopped ??= stop()) };
 }
 
-/** Answers `POST /ingest` without express, which by itself takes no more than 10,000 requests a second and serves the rest. */
+/** Answers `POST /ingest` without express, which alone is limited to 10,000 requests/s; express serves everything else. */
 function inFrontOf(app: RequestListener, ingest: Ingest, logger: Logger): RequestListener {
   return (request, response) => {
     const isIngest = request.url === '/ingest' || request.url?.startsWith('/ingest?');
     if (!isIngest || request.method !== 'POST') return app(request, response);
     ingest(request, response).catch((error) => answerError(logger, error, request, response));
   };
-}
-
-/** @throws {Error} whose message says what keeps signals from being inserted. */
-async function canInsert(pool: pg.Pool, timeoutMs: number): Promise<void> {
-  const [row] = await queryWithin<[boolean, boolean, boolean | null, boolean]>(
-    pool,
-    {
-      text: `
-        SELECT
-          pg_is_in_recovery(),
-          current_setting('transaction_read_only')::boolean,
-          has_table_privilege(to_regclass('signals'), 'INSERT'),
-          to_regclass('signal_keys') IS NOT NULL`,
-      rowMode: 'array',
-    },
-    timeoutMs,
-  ).catch((cause: Error) => {
-    throw new Error(`The database does not answer: ${cause.message}`, { cause });
-  });
-  const [standby, readOnly, granted, hasKeys] = row!;
-  if (standby) throw new Error('The database is a standby, which takes no writes: connect to its primary.');
-  if (readOnly) throw new Error('The database takes no writes from this user: default_transaction_read_only is on.');
-  if (granted === null) throw new Error('The table signals is missing: run npm run migrate.');
-  if (!hasKeys) throw new Error('The table signal_keys is missing: run npm run migrate.');
-  if (!granted) throw new Error('The database user may not insert into signals: GRANT INSERT ON signals.');
 }

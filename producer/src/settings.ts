@@ -1,4 +1,4 @@
-/** What the environment says to a producer. */
+/** The producer's settings, from the environment. */
 import { databaseSettings } from '@pg-signals/db';
 import { commonVariables, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
 import type { z } from 'zod';
@@ -9,15 +9,15 @@ const schema = databaseSettings({
   PG_POOL_MAX: wholeNumber(10),
   /** Longest body of a request, and longest line of NDJSON, in bytes. */
   INGEST_MAX_BODY: wholeNumber(1024 * 1024),
-  /** Bytes that a packed stream of NDJSON may unpack to. */
-  INGEST_MAX_UNPACKED: wholeNumber(1024 * 1024 * 1024),
+  /** Longest compressed stream of NDJSON, in bytes after decompression. */
+  INGEST_MAX_DECOMPRESSED: wholeNumber(1024 * 1024 * 1024),
   /** Signals in one transaction. */
   INGEST_MAX_BATCH: wholeNumber(1_000),
   /** Transactions at the same time. */
   INGEST_MAX_IN_FLIGHT: wholeNumber(1),
-  /** Signals that may wait; past it requests are answered 503. */
+  /** Signals that may wait for the database; past that requests are answered 503. */
   INGEST_MAX_QUEUE: wholeNumber(10_000),
-  /** The same in bytes. */
+  /** Bytes that may wait for the database. */
   INGEST_MAX_QUEUE_BYTES: wholeNumber(64 * 1024 * 1024),
   /** How long a request may wait for the database, in ms. */
   INGEST_TIMEOUT_MS: milliseconds(10_000),
@@ -31,6 +31,6 @@ const schema = databaseSettings({
 
 export type ProducerSettings = z.infer<typeof schema>;
 
-/** @throws {SettingsError} naming every variable that is wrong. */
+/** @throws {SettingsError} that names every wrong variable. */
 export const readProducerSettings = (environment?: NodeJS.ProcessEnv): ProducerSettings =>
   readSettings(schema, environment);

@@ -1,4 +1,4 @@
-/** What each kind of request is answered, and that every answer is whole: status, type, length. */
+/** The answer to each kind of request, down to the bytes: status, type and length. */
 import http from 'node:http';
 import type { Service } from '@pg-signals/runtime';
 import { beforeAll, expect, test } from 'vitest';
@@ -12,7 +12,7 @@ interface RawAnswer {
   body: Buffer;
 }
 
-/** As it came over the wire. */
+/** Sends a request without fetch, which would add headers and hide those of the answer. */
 function send({ url }: Service, { body, headers = {}, method = 'POST', path = '/ingest' }: Send): Promise<RawAnswer> {
   const { promise, resolve, reject } = Promise.withResolvers<RawAnswer>();
   const request = http.request(url + path, { method, headers }, async (response) => {
@@ -45,7 +45,7 @@ const cases: [string, Send, number][] = [
   ['a wrong field', { body: '{"signal_name":"","signal_value":1}', headers: JSON_TYPE }, 422],
   ['another type', { body: signal, headers: { 'Content-Type': 'text/plain' } }, 415],
   ['no type', { body: signal }, 415],
-  ['another packing', { body: signal, headers: { ...JSON_TYPE, 'Content-Encoding': 'br' } }, 415],
+  ['another encoding', { body: signal, headers: { ...JSON_TYPE, 'Content-Encoding': 'br' } }, 415],
   ['too long a body', { body: ' '.repeat(1024 * 1024 + 1), headers: JSON_TYPE }, 413],
   ['a bad key', { body: signal, headers: { ...JSON_TYPE, 'Idempotency-Key': 'a b' } }, 400],
   ['a key', { body: signal, headers: { ...JSON_TYPE, 'Idempotency-Key': 'k' } }, 200],

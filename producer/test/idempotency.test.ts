@@ -1,8 +1,6 @@
-/** Retries that don't double: the same key is the same row, whoever sends it and when. */
-
+/** Idempotency keys: the same key gives the same row, from any client and at any time. */
 import { createPublisher, PublishError } from 'pg-signals';
 import { expect, test } from 'vitest';
-import { clearKeys } from '../src/clearKeys.ts';
 import { post, postJson, useProducers } from './testProducer.ts';
 
 const producers = useProducers();
@@ -50,7 +48,7 @@ test('requests with one key at the same time, through two producers, give one ro
   }
 });
 
-test('in one batch the same key gives one row, and with another signal a conflict for one of the two alone', async () => {
+test('in one batch the same key gives one row, and with another signal it fails for one of the two alone', async () => {
   const publisher = createPublisher(producers.pool);
   const outcomes = await Promise.allSettled([
     publisher.publish({ ...named('batch'), key: 'batch' }),
@@ -82,7 +80,7 @@ test('an array sent again under its key gives the same ids; with one signal more
   expect([await countOf('in array'), await countOf('more')]).toEqual([2, 0]);
 });
 
-test('of an array with a key on each signal only what is new goes in', async () => {
+test('of an array with a key on each signal only the new ones are inserted', async () => {
   const producer = await producers.start();
   const [a, b] = ['a', 'b'].map((key) => ({ ...named('keyed'), key }));
   const first = await postJson(producer, [a]);
@@ -91,7 +89,7 @@ test('of an array with a key on each signal only what is new goes in', async () 
   expect(await countOf('keyed')).toBe(2);
 });
 
-test('a conflict in an array leaves nothing of it, nor of its other keys', async () => {
+test('after a conflict in an array neither its signals nor its other keys are stored', async () => {
   const producer = await producers.start();
   await postJson(producer, { ...named('taken'), key: 'taken' });
   const array = [
@@ -114,24 +112,13 @@ test.each([
   expect(await postJson(producer, { ...named('bad key'), key })).toMatchObject({ status: 422 });
 });
 
-test('a key of its own and one of the request is 400', async () => {
+test('a key of the signal and one of the request is 400', async () => {
   const producer = await producers.start();
   const answer = await postJson(producer, { ...named('both'), key: 'a' }, { 'Idempotency-Key': 'b' });
   expect(answer.status).toBe(400);
 });
 
-test('keys are cleared when they are old enough, in steps, and not before', async () => {
-  await producers.client.query(`
-    INSERT INTO signal_keys (key, part, fingerprint, signal_id, created_at)
-    SELECT 'old' || n, 0, ''::bytea, 0, now() - interval '24 hours 1 second' FROM generate_series(1, 2500) AS n
-    UNION ALL
-    SELECT 'young', 0, ''::bytea, 0, now() - interval '23 hours 59 minutes'`);
-  expect(await clearKeys(producers.pool, { hours: 24, timeoutMs: 5_000 })).toBe(2_500);
-  const { rows } = await producers.client.query(`SELECT FROM signal_keys WHERE key = 'young'`);
-  expect(rows).toHaveLength(1);
-});
-
-test('a signal without a key leaves nothing in the table of keys', async () => {
+test('a signal without a key writes nothing to signal_keys', async () => {
   const publisher = createPublisher(producers.pool);
   const keys = async () => (await producers.client.query('SELECT count(*) FROM signal_keys')).rows;
   const before = await keys();

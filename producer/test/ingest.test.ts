@@ -1,55 +1,25 @@
-/** POST /ingest as a client sees it, on a whole producer. */
+/** POST /ingest with one signal, on a whole producer. */
 import { once } from 'node:events';
 import net from 'node:net';
-import { freePort } from '@pg-signals/local/embedded';
-import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
-import { createLogger, type Service } from '@pg-signals/runtime';
-import pg from 'pg';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { readProducerSettings, startProducer } from '../src/index.ts';
+import { createTestDatabase } from '@pg-signals/local/testing';
+import type { Service } from '@pg-signals/runtime';
+import type pg from 'pg';
+import { beforeAll, expect, test } from 'vitest';
+import { NO_SERVER, post as postTo, useProducers, useProxy } from './testProducer.ts';
 
-let database: TestDatabase;
-let client: pg.Client;
+const producers = useProducers();
+const proxied = useProxy(producers);
 let producer: Service;
-let log = '';
-
-const start = (environment: Record<string, string> = {}) =>
-  startProducer(
-    readProducerSettings({ PORT: '0', DATABASE_URL: database.url, ...environment }),
-    createLogger({ write: (lines) => (log += lines) }),
-  );
-
 beforeAll(async () => {
-  database = await createTestDatabase();
-  client = new pg.Client({ connectionString: database.url });
-  client.on('error', () => {});
-  await client.connect();
-  producer = await start();
-});
-beforeEach(() => {
-  log = '';
-});
-afterAll(async () => {
-  await producer.stop();
-  await client.end();
-  await database.drop();
+  producer = await producers.start();
 });
 
-async function post(body?: string | Buffer, headers: Record<string, string> = { 'Content-Type': 'application/json' }) {
-  const response = await fetch(`${producer.url}/ingest`, {
-    method: 'POST',
-    ...(body === undefined ? {} : { body: body as string, headers }),
-  });
-  return {
-    status: response.status,
-    type: response.headers.get('content-type'),
-    body: (await response.json()) as never,
-  };
-}
+const post = (...request: [body?: RequestInit['body'], headers?: Record<string, string>]) =>
+  postTo(producer, ...request);
 const postSignal = (signal: unknown) => post(JSON.stringify(signal));
-const count = async () => Number((await client.query('SELECT count(*) FROM signals')).rows[0].count);
+const count = async () => (await producers.names()).length;
 
-test('no body inserts a random signal, answers with its row, and logs it', async () => {
+test('a request without a body inserts a random signal, answers with its row, and logs it', async () => {
   const { status, body } = await post();
   expect([status, body]).toEqual([
     200,
@@ -61,15 +31,18 @@ test('no body inserts a random signal, answers with its row, and logs it', async
       attributes: {},
     },
   ]);
-  const { id, signal_value } = body as { id: number; signal_value: number };
+  const { id, signal_value } = body;
   expect(signal_value).toBeGreaterThanOrEqual(0);
   expect(signal_value).toBeLessThan(1);
-  const { rows } = await client.query('SELECT signal_value FROM signals WHERE id = $1', [id]);
+  const { rows } = await producers.client.query('SELECT signal_value FROM signals WHERE id = $1', [id]);
   expect(rows).toEqual([{ signal_value }]);
-  expect(log).toContain(`INFO Inserting data into database signal_name=test_signal signal_value=${signal_value}\n`);
+  expect(producers.log).toContain(
+    `INFO Inserting data into database signal_name=test_signal signal_value=${signal_value}\n`,
+  );
 });
 
-test('a signal is inserted as it was sent, and the answer is what the consumers get', async () => {
+test('a signal is inserted as it was sent, and the answer is what consumers receive', async () => {
+  const { client } = producers;
   await client.query('LISTEN new_signals');
   const notified = once(client, 'notification');
   const { status, body } = await postSignal({
@@ -89,7 +62,7 @@ test('a signal is inserted as it was sent, and the answer is what the consumers 
     },
   ]);
   const [{ payload }] = (await notified) as [pg.Notification];
-  expect(JSON.parse(payload!)).toEqual({ ...(body as object), xid: expect.any(String) });
+  expect(JSON.parse(payload!)).toEqual({ ...body, xid: expect.any(String) });
   await client.query('UNLISTEN *');
 });
 
@@ -100,8 +73,8 @@ test.each([
   ['[1 2]', 3],
   ['\n\n  {"a": tru}', 10],
 ])('malformed JSON %j is 400 with position %i', async (text, position) => {
-  const { status, type, body } = await post(text);
-  expect([status, type]).toEqual([400, 'application/problem+json']);
+  const { status, headers, body } = await post(text);
+  expect([status, headers.get('content-type')]).toEqual([400, 'application/problem+json']);
   expect(body).toMatchObject({
     position,
     detail: expect.stringMatching(/The body is not JSON: .* at line \d+, column \d+/),
@@ -146,49 +119,46 @@ test.each([
   ['U+0000 in attributes', { ...good, attributes: { a: ['\0'] } }, '/attributes', 'U+0000'],
   ['a misspelt field', { ...good, 'singal/name': 1 }, '/singal~1name', 'expected only signal_name'],
   ['a number', 5, '', 'expected an object, got 5'],
-])('%s is 422 and tells what was expected', async (_name, signal, pointer, detail) => {
+])('%s is 422 and says what was expected', async (_name, signal, pointer, detail) => {
   const before = await count();
   const { status, body } = await postSignal(signal);
   expect(status).toBe(422);
-  expect((body as { errors: unknown }).errors).toEqual([{ pointer, detail: expect.stringContaining(detail) }]);
+  expect(body.errors).toEqual([{ pointer, detail: expect.stringContaining(detail) }]);
   expect(await count()).toBe(before);
 });
 
-test('1e999 is no finite number', async () => {
+test('1e999 is 422: no finite number', async () => {
   expect(await post('{"signal_name":"a","signal_value":1e999}')).toMatchObject({ status: 422 });
 });
 
-test('several wrong fields are told at once', async () => {
+test('several invalid fields are reported at once', async () => {
   const { body } = await postSignal({ signal_name: '', signal_value: null });
-  expect((body as { errors: { pointer: string }[] }).errors.map(({ pointer }) => pointer)).toEqual([
-    '/signal_name',
-    '/signal_value',
-  ]);
+  expect(body.errors).toMatchObject([{ pointer: '/signal_name' }, { pointer: '/signal_value' }]);
 });
 
-test('a name of 255 characters of four bytes each is taken', async () => {
+test('a name of 255 characters of four bytes each is valid', async () => {
   expect(await postSignal({ ...good, signal_name: '😀'.repeat(255) })).toMatchObject({ status: 200 });
 });
 
-test('a signal too large for a notification is taken all the same', async () => {
+test('a signal too large for a notification is inserted too', async () => {
   expect(await postSignal({ ...good, attributes: { text: 'x'.repeat(100_000) } })).toMatchObject({ status: 200 });
 });
 
-test('what the table alone can tell is 422 too', async () => {
+test('a signal that only the table refuses is 422 too', async () => {
   expect(await postSignal({ ...good, timestamp: '0000-01-01T00:00:00Z' })).toMatchObject({
     status: 422,
     body: { detail: expect.stringMatching(/^The database refuses this signal: /) },
   });
 });
 
-test('a nesting that no stack holds is 422, and the producer lives on', async () => {
+test('nesting deeper than the stack is 422, and the producer goes on', async () => {
   const deep = 100_000;
   const body = `{"signal_name":"a","signal_value":1,"attributes":{"a":${'['.repeat(deep)}${']'.repeat(deep)}}}`;
   expect(await post(body)).toMatchObject({ status: 422 });
   expect(await postSignal(good)).toMatchObject({ status: 200 });
 });
 
-test('another content type is 415, with the one that is taken', async () => {
+test('another content type is 415, and says which was expected', async () => {
   expect(await post('<a/>', { 'Content-Type': 'text/xml' })).toMatchObject({
     status: 415,
     body: { detail: 'Content-Type is text/xml, but application/json was expected.' },
@@ -196,7 +166,7 @@ test('another content type is 415, with the one that is taken', async () => {
   expect(await post('{}', { 'Content-Type': 'application/json; charset=utf-8' })).toMatchObject({ status: 422 });
 });
 
-test('a body over the limit is 413, whether its length is told beforehand or not', async () => {
+test('a body over the limit is 413, with a Content-Length or without', async () => {
   const body = JSON.stringify({ ...good, attributes: { text: 'x'.repeat(1024 * 1024) } });
   expect(await post(body)).toMatchObject({ status: 413 });
   const chunked = await fetch(`${producer.url}/ingest`, {
@@ -208,7 +178,7 @@ test('a body over the limit is 413, whether its length is told beforehand or not
   expect(chunked.status).toBe(413);
 });
 
-test('a client that breaks off in its body inserts nothing and harms nobody', async () => {
+test('a client that breaks off in its body inserts nothing and disturbs no other request', async () => {
   const before = await count();
   const socket = net.connect(Number(new URL(producer.url).port), '127.0.0.1');
   await once(socket, 'connect');
@@ -227,7 +197,7 @@ test('other paths are 404 and other methods 405', async () => {
   expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
 });
 
-test('the committed are counted in the metrics', async () => {
+test('the metrics count committed signals', async () => {
   const metrics = await (await fetch(`${producer.url}/metrics`)).text();
   expect(metrics).toMatch(/^signals_ingested_total [1-9]/m);
   expect(metrics).toMatch(/^signals_ingest_duration_seconds_count [1-9]/m);
@@ -235,49 +205,36 @@ test('the committed are counted in the metrics', async () => {
 
 test('without the table /readyz says what to run, and /ingest is 500', async () => {
   const empty = await createTestDatabase({ migrated: false });
-  const early = await start({ DATABASE_URL: empty.url });
+  const early = await producers.start({ DATABASE_URL: empty.url });
   const ready = await fetch(`${early.url}/readyz`);
   expect([ready.status, await ready.json()]).toMatchObject([
     503,
     { detail: expect.stringContaining('npm run migrate') },
   ]);
-  expect((await fetch(`${early.url}/ingest`, { method: 'POST' })).status).toBe(500);
+  expect((await postTo(early)).status).toBe(500);
   await early.stop();
   await empty.drop();
 });
 
-test('with the database down an insert is 500 and tells no secret; when it is back, so is the producer', async () => {
-  const target = new URL(database.url);
-  const port = await freePort();
-  const url = new URL(database.url);
-  url.hostname = '127.0.0.1';
-  url.port = String(port);
+test('with the database down a request is 500 and shows no secret', async () => {
+  const url = new URL(producers.databaseUrl);
+  url.port = String(NO_SERVER);
   url.password = 'hunter2';
-  const lonely = await start({ DATABASE_URL: url.href });
-  const ingest = () => fetch(`${lonely.url}/ingest`, { method: 'POST' });
-  const failed = await ingest();
-  expect(failed.status).toBe(500);
-  expect(await failed.text()).not.toMatch(/hunter2|127\.0\.0\.1/);
-  expect(log).not.toContain('hunter2');
-  expect((await fetch(`${lonely.url}/readyz`)).status).toBe(503);
-  expect((await fetch(`${lonely.url}/healthz`)).status).toBe(200);
-  await lonely.stop();
+  const { url: service } = await producers.start({ DATABASE_URL: url.href });
+  const { status, body } = await postTo({ url: service });
+  expect(status).toBe(500);
+  expect(JSON.stringify(body)).not.toMatch(/hunter2|127\.0\.0\.1/);
+  expect(producers.log).not.toContain('hunter2');
+  expect((await fetch(`${service}/readyz`)).status).toBe(503);
+  expect((await fetch(`${service}/healthz`)).status).toBe(200);
+});
 
-  url.password = target.password;
-  const patient = await start({ DATABASE_URL: url.href });
-  const again = () => fetch(`${patient.url}/ingest`, { method: 'POST' });
-  expect((await again()).status).toBe(500);
-  const sockets: net.Socket[] = [];
-  const proxy = net
-    .createServer((socket) => {
-      const upstream = net.connect(Number(target.port), target.hostname);
-      for (const end of [socket, upstream]) sockets.push(end.on('error', () => {}));
-      socket.pipe(upstream).pipe(socket);
-    })
-    .listen(port, '127.0.0.1');
-  await once(proxy, 'listening');
-  expect((await again()).status).toBe(200);
-  await patient.stop();
-  for (const socket of sockets) socket.destroy();
-  proxy.close();
+test('when the database comes back the producer inserts again by itself', async () => {
+  const { proxy, url } = proxied;
+  const database = proxy.target;
+  proxy.target = NO_SERVER;
+  const patient = await producers.start({ DATABASE_URL: url });
+  expect((await postTo(patient)).status).toBe(500);
+  proxy.target = database;
+  expect((await postTo(patient)).status).toBe(200);
 });

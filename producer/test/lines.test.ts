@@ -1,4 +1,4 @@
-/** Lines out of bytes, wherever these are cut. */
+/** Splitting bytes into lines, wherever the chunks end. */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
@@ -24,7 +24,7 @@ function linesOf(chunks: readonly Buffer[]): Line[] {
   return [...chunks.flatMap((chunk) => splitter.push(chunk)), ...splitter.end()];
 }
 
-test('each line comes with its number, empty ones are counted, and what is wrong with one is said', () => {
+test('each line comes with its number or with what is wrong with it, and empty lines are numbered too', () => {
   expect(linesOf([TEXT])).toEqual(LINES);
 });
 

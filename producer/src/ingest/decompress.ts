@@ -1,41 +1,41 @@
-/** Takes the packing off a body: `Content-Encoding: gzip` or `deflate`. */
+/** Decompresses a request body: `Content-Encoding: gzip` or `deflate`. */
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { createGunzip, createInflate } from 'node:zlib';
 import { Problem } from '@pg-signals/runtime';
 
-const UNPACK = { gzip: createGunzip, 'x-gzip': createGunzip, deflate: createInflate };
+const DECOMPRESSORS = { gzip: createGunzip, 'x-gzip': createGunzip, deflate: createInflate };
 
 /**
- * The body as it was before it was packed, or the request itself where it is not. How much comes out is for the reader to
- * limit: a thousand bytes can unpack to a million. `bodyProblem` says what an error of the stream means.
+ * Returns the decompressed body, or the request itself where it is not compressed. The reader limits the length: a thousand
+ * bytes can decompress to a million. `bodyProblem` explains an error of the stream.
  *
- * @throws {Problem} 415 for another packing.
+ * @throws {Problem} 415 for another encoding.
  */
 export function decompress(request: IncomingMessage): Readable {
   const encoding = request.headers['content-encoding']?.trim().toLowerCase() ?? 'identity';
   if (encoding === 'identity') return request;
-  if (!Object.hasOwn(UNPACK, encoding)) {
+  if (!Object.hasOwn(DECOMPRESSORS, encoding)) {
     throw new Problem(415, `Content-Encoding is ${encoding}, but gzip or deflate was expected.`, {
       headers: { 'Accept-Encoding': 'gzip, deflate' },
     });
   }
-  const unpacking = UNPACK[encoding as keyof typeof UNPACK]();
-  // Not `pipeline`: it destroys the request with the unpacking, and with it the answer that says what was wrong.
-  request.pipe(unpacking);
+  const decompressor = DECOMPRESSORS[encoding as keyof typeof DECOMPRESSORS]();
+  // Not `pipeline`: it destroys the request together with the decompressor, and then no answer can be sent.
+  request.pipe(decompressor);
   request.once('close', () => {
-    if (!request.complete) unpacking.destroy(bodyProblem());
+    if (!request.complete) decompressor.destroy(bodyProblem());
   });
-  const body = unpacking as Readable;
-  return body.on('error', () => request.unpipe(unpacking));
+  const body = decompressor as Readable;
+  return body.on('error', () => request.unpipe(decompressor));
 }
 
-/** What the client is told of a body that did not come to its end. */
+/** The answer to a body that ended in an error, or before its end. */
 export function bodyProblem(cause?: Error): Problem {
   if (cause instanceof Problem) return cause;
   const { code } = (cause ?? {}) as { code?: string };
   const detail = code?.startsWith('Z_')
-    ? 'The body is not packed as Content-Encoding says, or not whole.'
+    ? 'The body is not compressed as Content-Encoding says, or is cut short.'
     : 'The body broke off before its end.';
   return new Problem(400, detail, { cause });
 }

@@ -1,4 +1,4 @@
-/** Bytes that come in parts, kept as one: a list of small parts would take a hundred times their size. */
+/** Joins bytes that come in parts. A list of small parts would take a hundred times their size. */
 
 const EMPTY = Buffer.alloc(0);
 
@@ -10,7 +10,7 @@ export class GrowingBuffer {
     return this.#length;
   }
 
-  /** The first part is kept as it is, and copied when there is a second. */
+  /** Keeps the first part as it is, and copies it when a second one comes. */
   append(part: Buffer): void {
     const length = this.#length + part.length;
     if (this.#length === 0) {
@@ -26,7 +26,7 @@ export class GrowingBuffer {
     this.#length = length;
   }
 
-  /** All that was appended; leaves nothing. */
+  /** Returns all that was appended, and empties the buffer. */
   take(): Buffer {
     const whole = this.#bytes.subarray(0, this.#length);
     this.#bytes = EMPTY;

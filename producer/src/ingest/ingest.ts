@@ -1,4 +1,4 @@
-/** POST /ingest: a request in, committed rows out. */
+/** POST /ingest: publishes the signals of a request, and answers after their commit. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Problem } from '@pg-signals/runtime';
 import { type GroupKey, isKey, type NewSignal, PublishError, type Publisher } from 'pg-signals';
@@ -11,31 +11,30 @@ export interface IngestOptions {
   publisher: Publisher;
   /** Longest body of JSON, and longest line of NDJSON, in bytes. */
   maxBody: number;
-  /** What a packed stream of NDJSON may unpack to, in bytes. */
-  maxUnpacked: number;
+  /** Longest compressed stream of NDJSON, in bytes after decompression. */
+  maxDecompressed: number;
   /** Lines of NDJSON in one transaction. */
   maxBatch: number;
-  /** How long a client may take to send a body of JSON, or be silent in a stream of NDJSON, in ms. */
+  /** How long a client may take to send a body of JSON, or pause in a stream of NDJSON, in ms. */
   receiveTimeoutMs: number;
 }
 
-/** Rejects with what went wrong. */
+/** Answers a request, or rejects with the error to answer with. */
 export type Ingest = (request: IncomingMessage, response: ServerResponse) => Promise<void>;
 
 const JSON_TYPE = 'application/json';
 const LINES_TYPE = 'application/x-ndjson';
 
-/** A plain handler, so that it can stand in front of express as well as inside it. */
+/** A plain handler, so that it works in front of express as well as inside. */
 export function createIngest(options: IngestOptions): Ingest {
-  const { publisher, maxBody, maxUnpacked, maxBatch, receiveTimeoutMs: timeoutMs } = options;
+  const { publisher, maxBody, maxDecompressed, maxBatch, receiveTimeoutMs: timeoutMs } = options;
 
   return async (request, response) => {
     const type = mediaType(request);
     const key = idempotencyKey(request);
     if (type === LINES_TYPE) {
-      if (key !== undefined)
-        throw new Problem(400, 'In NDJSON each line has its own "key"; Idempotency-Key has no place.');
-      const lines = { publisher, maxBatch, maxLine: maxBody, maxUnpacked, timeoutMs };
+      if (key !== undefined) throw new Problem(400, 'NDJSON has no Idempotency-Key: give each line its own "key".');
+      const lines = { publisher, maxBatch, maxLine: maxBody, maxDecompressed, timeoutMs };
       return answer(response, await ingestLines(request, lines));
     }
     const body = await readBody(request, { maxBytes: maxBody, timeoutMs });
@@ -44,9 +43,9 @@ export function createIngest(options: IngestOptions): Ingest {
       if (body === '') return answer(response, await publisher.publish(randomSignal(), group));
       if (type !== JSON_TYPE) throw wrongType(type);
       const value = parseJson(body);
-      if (!Array.isArray(value)) return answer(response, await publisher.publish(own(value, group), group));
+      if (!Array.isArray(value)) return answer(response, await publisher.publish(checkKey(value, group), group));
       const rows = await publisher.publishAll(
-        value.map((signal) => own(signal, group)),
+        value.map((signal) => checkKey(signal, group)),
         group,
       );
       answer(response, { accepted: rows.length, ids: rows.map(({ id }) => id) });
@@ -79,15 +78,18 @@ function idempotencyKey({ headers }: IncomingMessage): string | undefined {
   throw new Problem(400, 'Idempotency-Key: expected 1 to 255 visible ASCII characters.');
 }
 
-/** A signal under the key of its request has none of its own. What it is else is checked where it is published. */
-function own(signal: unknown, group: GroupKey | undefined): NewSignal {
+/** Rejects a key of the signal's own under a key of the request. The publisher checks everything else. */
+function checkKey(signal: unknown, group: GroupKey | undefined): NewSignal {
   if (group && signal !== null && typeof signal === 'object' && 'key' in signal) {
-    throw new Problem(400, 'A signal has a "key" and the request an Idempotency-Key: expected one of the two.');
+    throw new Problem(
+      400,
+      'A signal has a "key" and the request an Idempotency-Key, but only one of them was expected.',
+    );
   }
   return signal as NewSignal;
 }
 
-/** What `POST /ingest` inserts where no body comes. */
+/** What `POST /ingest` inserts without a body. */
 function randomSignal(): NewSignal {
   return { signal_name: 'test_signal', signal_value: Math.random() };
 }

@@ -1,4 +1,4 @@
-/** POST /ingest with application/x-ndjson: a stream of signals, a transaction for each batch of lines. */
+/** POST /ingest with application/x-ndjson: publishes a stream of signals, each batch of lines in one transaction. */
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -14,13 +14,13 @@ export interface LinesOptions {
   maxBatch: number;
   /** Longest line, in bytes. */
   maxLine: number;
-  /** Bytes that a packed body may unpack to. */
-  maxUnpacked: number;
-  /** How long the client may be silent, in ms. */
+  /** Longest compressed body, in bytes after decompression. */
+  maxDecompressed: number;
+  /** How long the client may pause, in ms. */
   timeoutMs: number;
 }
 
-/** What became of the lines. Empty lines count as neither; `errors` holds the first hundred that were refused. */
+/** What became of the lines. Empty lines are not counted; `errors` holds the first hundred that failed. */
 export interface LinesReport {
   accepted: number;
   refused: number;
@@ -28,22 +28,22 @@ export interface LinesReport {
 }
 
 const MAX_ERRORS = 100;
-/** Lines are long where their attributes are: a batch is sent when its text takes this much, too. */
+/** A batch of long lines is sent when its text is this long. */
 const MAX_BATCH_CHARACTERS = 4 * 1024 * 1024;
-/** A client that pauses longer than this in ms, one that feeds live signals, gets in what it sent so far. */
+/** When a client pauses this long in ms, as one with live signals does, its lines so far are inserted. */
 const PAUSE_MS = 100;
 
 /**
- * Reads to the end of the body and resolves with the count. While one batch is inserted the next one is read, and no
- * more: the client's connection waits, and so does the client. Lines that were committed stay, whatever comes after.
+ * Reads to the end of the body and resolves with the counts. While one batch is inserted only the next one is read, so a
+ * slow database slows the client down. Committed lines stay, whatever comes after.
  *
- * @throws {Problem} with the report among its members, and in `next_line` the first line whose fate it does not tell.
+ * @throws {Problem} with the report among its members, and in `next_line` the first line that the report does not cover.
  */
 export async function ingestLines(request: IncomingMessage, options: LinesOptions): Promise<LinesReport> {
   const report: LinesReport = { accepted: 0, refused: 0, errors: [] };
   const splitter = new LineSplitter(options.maxLine);
-  const packed = request.headers['content-encoding'] !== undefined;
-  const refuse = (line: number, detail: string) => {
+  const compressed = request.headers['content-encoding'] !== undefined;
+  const reject = (line: number, detail: string) => {
     report.refused++;
     if (report.errors.length < MAX_ERRORS) report.errors.push({ line, detail });
   };
@@ -58,28 +58,28 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
     for (const line of lines) {
       nextLine = line.number;
       if ('wrong' in line) {
-        refuse(line.number, line.wrong);
+        reject(line.number, line.wrong);
         continue;
       }
       const error = outcomes.next().value;
       if (!error) report.accepted++;
-      else if (isSignalsOwn(error)) refuse(line.number, error.message);
+      else if (isSignalsOwn(error)) reject(line.number, error.message);
       else throw toIngestProblem(error);
     }
     nextLine++;
   }
 
-  /** Makes the batch ready; it goes in when the one before it is, and only then is more read. */
+  /** Starts the batch, which is inserted after the one before it, and waits until that one is done. */
   async function flush(): Promise<void> {
     const [lines, before] = [batch, publishing];
     batch = [];
     characters = 0;
     if (lines.length > 0) {
       publishing = publish(lines, before);
-      publishing.catch(() => {}); // whoever awaits it next hears of it
+      publishing.catch(() => {}); // the next await of it rejects
     }
     await before;
-    await nextTurn(); // its insert is sent at the end of this one: what is read next would hold it up
+    await nextTurn(); // the insert is sent at the end of this turn; reading on now would delay it
   }
 
   async function take(lines: Line[]): Promise<void> {
@@ -100,8 +100,9 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
         continue;
       }
       bytes += chunk.length;
-      if (packed && bytes > options.maxUnpacked) {
-        throw new Problem(413, `The body unpacks to more than ${options.maxUnpacked} bytes (INGEST_MAX_UNPACKED).`);
+      if (compressed && bytes > options.maxDecompressed) {
+        const limit = `${options.maxDecompressed} bytes (INGEST_MAX_DECOMPRESSED)`;
+        throw new Problem(413, `The body decompresses to more than ${limit}.`);
       }
       await take(splitter.push(chunk));
     }
@@ -118,7 +119,7 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
     });
   }
   if (report.accepted === 0) {
-    const detail = report.refused === 0 ? 'The body holds no signal.' : 'No line could be taken.';
+    const detail = report.refused === 0 ? 'The body holds no signal.' : 'No line could be inserted.';
     throw new Problem(422, detail, { members: { ...report } });
   }
   return report;
@@ -136,7 +137,7 @@ function parseLine({ number, text }: { number: number; text: string }): ReadLine
 
 const PAUSE = Symbol('pause');
 
-/** The chunks of a body, with a `PAUSE` where none came for a while. Stopping early leaves the stream as it is. */
+/** The chunks of a body, with a `PAUSE` where none came for PAUSE_MS. Stopping early does not destroy the stream. */
 async function* chunksOf(body: Readable, timeoutMs: number): AsyncGenerator<Buffer | typeof PAUSE> {
   const iterator = body.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
   for (;;) {
@@ -147,7 +148,7 @@ async function* chunksOf(body: Readable, timeoutMs: number): AsyncGenerator<Buff
       chunk = await within(next, timeoutMs);
     }
     if (chunk === PAUSE) {
-      throw new Problem(408, `No more of the body came for ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
+      throw new Problem(408, `The body paused for ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
     }
     if (chunk.done) return;
     yield chunk.value;

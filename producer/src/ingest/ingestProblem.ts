@@ -1,16 +1,16 @@
-/** What a client is told of a signal that was not published. */
+/** The HTTP answer to a signal that was not published. */
 import { Problem } from '@pg-signals/runtime';
 import type { PublishError } from 'pg-signals';
 
-/** Seconds. A queue of 10,000 signals is worked off in less. */
+/** In seconds: a queue of 10,000 signals is inserted in less. */
 const RETRY_AFTER = { 'Retry-After': '1' };
 
 export function toIngestProblem(error: PublishError): Problem {
   const { failure, message, mayBeIn, errors, cause } = error;
   const members = errors.length > 0 ? { errors } : {};
   const fate = mayBeIn
-    ? 'The signal may have gone in all the same: with an Idempotency-Key it is safe to send it again.'
-    : 'The signal has not gone in: send it again.';
+    ? 'The signal may have been inserted: with an Idempotency-Key it is safe to send it again.'
+    : 'The signal was not inserted: send it again.';
   switch (failure) {
     case 'invalid':
       return new Problem(422, `${errors[0]?.pointer ? '' : 'The body: '}${message}.`, { members });
@@ -31,10 +31,9 @@ export function toIngestProblem(error: PublishError): Problem {
         cause,
       });
     case 'unavailable':
-      return new Problem(
-        500,
-        `The signal could not be inserted: the database is not to be reached or refuses work. ${mayBeIn ? fate : 'Try again.'}`,
-        { members: { may_be_in: mayBeIn }, cause },
-      );
+      return new Problem(500, `The database can't be reached or can't insert now. ${fate}`, {
+        members: { may_be_in: mayBeIn },
+        cause,
+      });
   }
 }

@@ -1,9 +1,9 @@
-/** Cuts a stream of bytes into lines, in bounded memory. */
+/** Splits a stream of bytes into lines, in bounded memory. */
 import { isUtf8 } from 'node:buffer';
 import { GrowingBuffer } from './growingBuffer.ts';
 import { withoutMark } from './readBody.ts';
 
-/** A line with its number, from 1; or, for one that can't be read, why. */
+/** A line with its number, from 1; or why it can't be read. */
 export type Line = { number: number; text: string } | { number: number; wrong: string };
 
 const NEWLINE = 0x0a;
@@ -11,10 +11,10 @@ const NEWLINE = 0x0a;
 export class LineSplitter {
   readonly #maxBytes: number;
   readonly #tooLong: string;
-  /** The beginning of a line whose end has not come yet. */
+  /** The start of a line whose end has not come yet. */
   readonly #rest = new GrowingBuffer();
   #number = 0;
-  /** Inside a line that is too long: the rest of it is thrown away. */
+  /** Inside a line that is too long, whose other bytes are dropped. */
   #skipping = false;
 
   constructor(maxBytes: number) {
@@ -22,7 +22,7 @@ export class LineSplitter {
     this.#tooLong = `longer than ${maxBytes} bytes (INGEST_MAX_BODY)`;
   }
 
-  /** The lines that end in this chunk, but for the empty ones, which count. */
+  /** The lines that end in this chunk. Empty ones are left out, but numbered. */
   push(chunk: Buffer): Line[] {
     const lines: Line[] = [];
     let from = 0;
@@ -32,7 +32,7 @@ export class LineSplitter {
       from = to + 1;
     }
     const end = chunk.lastIndexOf(NEWLINE) + 1;
-    if (from < end) this.#cut(chunk.subarray(from, end), lines);
+    if (from < end) this.#split(chunk.subarray(from, end), lines);
     this.#keep(chunk.subarray(Math.max(from, end)));
     return lines;
   }
@@ -44,8 +44,8 @@ export class LineSplitter {
     return lines;
   }
 
-  /** Whole lines. They are decoded together, at a third of the cost, unless some of them are not UTF-8. */
-  #cut(whole: Buffer, lines: Line[]): void {
+  /** Takes whole lines. Decoding them together costs a third, but needs all of them to be UTF-8. */
+  #split(whole: Buffer, lines: Line[]): void {
     if (isUtf8(whole)) {
       const texts = whole.toString().split('\n');
       texts.pop(); // what follows the last newline
@@ -75,7 +75,7 @@ export class LineSplitter {
     this.#rest.take();
   }
 
-  /** The end of a line of which the beginning may have been kept. */
+  /** Takes the end of a line whose start may have been kept. */
   #finish(part: Buffer, lines: Line[]): void {
     this.#rest.append(part);
     const bytes = this.#rest.take();

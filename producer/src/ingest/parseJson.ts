@@ -1,12 +1,10 @@
-/** Reads JSON, and says where it is wrong. */
+/** Parses JSON, and says where it is wrong. */
 import { Problem } from '@pg-signals/runtime';
 import { type ParseError, parse as parseJsonc, printParseErrorCode } from 'jsonc-parser';
 
 /**
- * Reads JSON.
- *
- * @throws {Problem} 400 with the line and column of what is wrong. V8 names a position in some of its messages only, so a
- *   text that it refused is read once more by a parser that always does.
+ * @throws {Problem} 400 with the line and column of the error. V8 gives a position in some of its messages only, so a text
+ *   that it rejects is parsed again by a parser that always does.
  */
 export function parseJson(text: string): unknown {
   try {

@@ -6,17 +6,17 @@ import { bodyProblem, decompress } from './decompress.ts';
 import { GrowingBuffer } from './growingBuffer.ts';
 
 export interface BodyLimits {
-  /** Longest body, in bytes, packed and unpacked. */
+  /** Longest body, in bytes, before and after decompression. */
   maxBytes: number;
-  /** How long the client may take to send it, in ms. */
+  /** How long the client may take to send the body, in ms. */
   timeoutMs: number;
 }
 
 /**
- * By events and not by iterating: this runs once for each request, and the iterator costs as much as the rest of it.
+ * With events instead of an iterator, which would double the cost of this: it runs for each request.
  *
- * @throws {Problem} 413 past `maxBytes`, as soon as that is known; 408 past `timeoutMs`; 400 for what is not UTF-8, is
- *   not packed as its header says, or breaks off; 415 for a packing that we don't know.
+ * @throws {Problem} 413 past `maxBytes`, as soon as that is known; 408 past `timeoutMs`; 400 for a body that is not UTF-8,
+ *   is not compressed as its header says, or breaks off; 415 for an unknown Content-Encoding.
  */
 export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<string> {
   if (!hasBody(request)) return Promise.resolve('');
@@ -25,7 +25,7 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
     const body = decompress(request);
     const received = new GrowingBuffer();
     let timer: NodeJS.Timeout | undefined;
-    // Most bodies come in one packet with their headers and are whole by then: they need no timer.
+    // Most bodies come in one packet with their headers, are complete by the next tick, and need no timer.
     process.nextTick(() => {
       if (!request.complete) timer = setTimeout(() => fail(tooSlow(limits.timeoutMs)), limits.timeoutMs);
     });
@@ -53,13 +53,13 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
   });
 }
 
-export function tooLarge(maxBytes: number): Problem {
+function tooLarge(maxBytes: number): Problem {
   return new Problem(413, `The body is longer than ${maxBytes} bytes (INGEST_MAX_BODY).`);
 }
 
-export function tooSlow(timeoutMs: number): Problem {
+function tooSlow(timeoutMs: number): Problem {
   return new Problem(408, `The body did not come within ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
 }
 
-/** A file of another system may begin with a byte order mark, which JSON doesn't know. */
+/** Files of some systems begin with a byte order mark, which is no JSON. */
 export const withoutMark = (text: string) => (text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);
