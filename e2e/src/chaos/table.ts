@@ -1,5 +1,5 @@
 /** Reads what was committed: the table itself is the only truth about a run. */
-import { parseSignal, type Signal } from '@pg-signals/db';
+import { parseSignal, SIGNAL_COLUMNS, type Signal } from '@pg-signals/db';
 import type { CommittedRow } from './check.ts';
 import { digest } from './digest.ts';
 import type { ChaosServer } from './server.ts';
@@ -7,14 +7,13 @@ import type { ChaosServer } from './server.ts';
 const PAGE = 10_000;
 
 const READ = `
-  SELECT xid::text, row_to_json(signal)::text AS payload
-  FROM signals
-  CROSS JOIN LATERAL (SELECT id, "timestamp", signal_name, signal_value, attributes) AS signal
-  WHERE signals.id > $1
-  ORDER BY signals.id
+  SELECT row_to_json(signal)::text AS payload
+  FROM (SELECT ${SIGNAL_COLUMNS.map((column) => `"${column}"`).join(', ')} FROM signals) AS signal
+  WHERE id > $1
+  ORDER BY id
   LIMIT ${PAGE}`;
 
-/** Every committed row, by id. To be called when nobody writes any more. */
+/** Every committed row, by id. Call it when the writers have stopped. */
 export async function readTable(
   server: ChaosServer,
   committedAt: ReadonlyMap<string, number>,
@@ -25,12 +24,12 @@ export async function readTable(
     await client.query(`SET timezone = 'UTC'`);
     const committed: CommittedRow[] = [];
     for (let lastId = 0; ; ) {
-      const { rows } = await client.query<{ xid: string; payload: string }>(READ, [lastId]);
-      for (const { xid, payload } of rows) {
+      const { rows } = await client.query<{ payload: string }>(READ, [lastId]);
+      for (const { payload } of rows) {
         const signal = parseSignal(payload) as Signal;
-        const at = committedAt.get(xid);
+        const at = committedAt.get(signal.xid);
         const calm = at !== undefined && isCalm(at);
-        committed.push({ id: signal.id, xid, digest: digest(signal), committedAt: at, calm });
+        committed.push({ id: signal.id, xid: signal.xid, digest: digest(signal), committedAt: at, calm });
         lastId = signal.id;
       }
       if (rows.length < PAGE) return committed;
