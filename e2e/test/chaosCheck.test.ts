@@ -1,4 +1,4 @@
-/** The comparison of `make chaos` finds each kind of violation, and nothing in a delivery that is right. */
+/** The comparison of `make chaos` finds each kind of violation, and none in a correct delivery. */
 import { describe, expect, test } from 'vitest';
 import { type CommittedRow, check, type Delivery, type Violation } from '../src/chaos/check.ts';
 
@@ -16,24 +16,24 @@ const committed: CommittedRow[] = [
 const inOrder: Delivery[] = [2, 3, 4, 5, 1, 6].map((id) => deliver(id));
 
 describe('check', () => {
-  test('passes every row handed on once, transactions in the order of their commits', () => {
+  test('passes when every row is delivered once, transactions in the order of their commits', () => {
     expect(found(inOrder)).toEqual({});
     expect(check(committed, inOrder, LATE_AFTER_MS).delivered).toBe(6);
   });
 
-  test('lets transactions mingle as long as each keeps the order of its own rows', () => {
+  test('passes when transactions interleave, as long as each keeps the order of its own rows', () => {
     expect(found([1, 2, 4, 6, 3, 5].map((id) => deliver(id)))).toEqual({});
   });
 
-  test('finds a row that was committed and never handed on', () => {
+  test('finds a row that was committed and never delivered', () => {
     expect(found(inOrder.filter(({ id }) => id !== 4))).toEqual({ missing: 1 });
   });
 
-  test('finds everything missing where nothing was handed on', () => {
+  test('finds every row missing when nothing was delivered', () => {
     expect(found([])).toEqual({ missing: 6 });
   });
 
-  test('counts each time that a row is handed on again', () => {
+  test('counts each time that a row is delivered again', () => {
     expect(found([...inOrder, deliver(4), deliver(4)])).toEqual({ duplicated: 2 });
   });
 
@@ -41,7 +41,7 @@ describe('check', () => {
     expect(found([...inOrder, deliver(7)])).toEqual({ invented: 1 });
   });
 
-  test('finds a row whose values are not those of the table', () => {
+  test('finds a row whose values differ from the table', () => {
     expect(found(inOrder.map((delivery) => (delivery.id === 5 ? { ...delivery, digest: 99 } : delivery)))).toEqual({
       invented: 1,
     });
@@ -51,7 +51,7 @@ describe('check', () => {
     expect(found([3, 2, 4, 5, 1, 6].map((id) => deliver(id)))).toEqual({ 'out of order': 1 });
   });
 
-  test('finds a row of which only the id was told', () => {
+  test('finds a row of which only the id was delivered', () => {
     expect(found(inOrder.map((delivery) => (delivery.id === 1 ? { ...delivery, digest: 0 } : delivery)))).toEqual({
       'without values': 1,
     });
@@ -64,7 +64,7 @@ describe('check', () => {
     expect(found(late, nearFault)).toEqual({});
   });
 
-  test('measures from commit to delivery, in calm apart, and leaves out a commit whose time nobody knows', () => {
+  test('measures from commit to delivery, separately in calm, and leaves out a commit whose time is unknown', () => {
     const rows = [
       row(1, '70', 100),
       { ...row(2, '71', 100), calm: false },
@@ -75,11 +75,11 @@ describe('check', () => {
     expect(verdict.longestDelay).toBe(800);
   });
 
-  test('counts a row that arrives before its writer hears of the commit as taking no time', () => {
+  test('counts 0 ms for a row that arrives before its writer has the answer to its COMMIT', () => {
     expect(check([row(1, '70', 100)], [deliver(1, 99)], LATE_AFTER_MS).calmDelays).toEqual([0]);
   });
 
-  test('shows the first violations with what is known of their rows', () => {
+  test('shows the first violations with what is known about their rows', () => {
     expect(check(committed, inOrder.slice(1), LATE_AFTER_MS).examples).toEqual([
       { violation: 'missing', id: 2, xid: '71', committedAt: 100, deliveredAt: undefined },
     ]);

@@ -1,4 +1,4 @@
-/** A run of `make chaos` is decided by its seed. */
+/** The seed decides a run of `make chaos`. */
 import { describe, expect, test } from 'vitest';
 import { calmSpans } from '../src/chaos/calm.ts';
 import { decidePlan } from '../src/chaos/plans.ts';
@@ -13,12 +13,12 @@ describe('the schedule', () => {
     expect(drawSchedule('7', MINUTE, 3)).not.toEqual(drawSchedule('8', MINUTE, 3));
   });
 
-  test('has every kind of fault in it before one comes again often', () => {
+  test('has every kind of fault within five minutes', () => {
     const kinds = new Set(drawSchedule('7', 5 * MINUTE, 3).map(({ kind }) => kind));
     expect([...kinds].sort()).toEqual([...FAULT_KINDS].sort());
   });
 
-  test('leaves the start and the end of a run in peace', () => {
+  test('leaves the start and the end of a run without faults', () => {
     const { headMs, tailMs } = quietEnds(MINUTE);
     for (const { atMs, forMs } of drawSchedule('7', MINUTE, 3)) {
       expect(atMs).toBeGreaterThanOrEqual(headMs);

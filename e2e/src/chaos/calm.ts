@@ -1,4 +1,4 @@
-/** The times of a run in which nothing was broken: only there does a delay tell of the consumer and not of the fault. */
+/** The times of a run without a fault: only there does a delay measure the consumer and not the fault. */
 
 /** A stretch of time, in ms on the clock of `now()`. */
 export interface Span {
@@ -6,9 +6,9 @@ export interface Span {
   readonly to: number;
 }
 
-/** After a fault's end a consumer has this long to find out, reconnect and catch up, in ms. */
+/** How long a consumer has after a fault to notice it, reconnect and catch up, in ms. */
 export const SETTLE_MS = 3_000;
-/** A row counts where it had at least this long before the next fault, in ms. */
+/** A row counts where it had at least this long until the next fault, in ms. */
 export const LEAD_MS = 1_000;
 
 /** The calm within `whole`: from 3 s after each fault to 1 s before the next. */

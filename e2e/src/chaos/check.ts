@@ -1,29 +1,29 @@
-/** Compares what was committed with what one consumer handed on. Pure: the table and the deliveries come in as data. */
+/** Compares what was committed with what one consumer delivered. Pure: the table and the deliveries come in as data. */
 
 /** A row of the table at the end of a run. */
 export interface CommittedRow {
   readonly id: number;
   readonly xid: string;
   readonly digest: number;
-  /** When its COMMIT returned, in ms; unknown where the answer was lost. */
+  /** When its COMMIT returned, in ms; undefined where the answer was lost. */
   readonly committedAt: number | undefined;
-  /** Whether no fault, nor the repair after one, was near its commit. */
+  /** True where no fault was near its commit, nor the repair after one. */
   readonly calm: boolean;
 }
 
-/** A signal that a consumer handed on. */
+/** A signal that a consumer delivered. */
 export interface Delivery {
   readonly id: number;
   /** In ms, on the same clock. */
   readonly at: number;
-  /** 0 where only the row's id was told. */
+  /** See `digest`; 0 where only the id of the row came. */
   readonly digest: number;
 }
 
 export type Violation = 'missing' | 'duplicated' | 'invented' | 'out of order' | 'without values' | 'late';
 
 export interface Verdict {
-  /** Distinct committed rows that were handed on. */
+  /** Distinct committed rows that were delivered. */
   delivered: number;
   /** How often each rule was broken; 0 everywhere is a pass. */
   violations: Record<Violation, number>;
@@ -46,12 +46,12 @@ export interface Example {
 const EXAMPLES_OF_A_KIND = 3;
 
 /**
- * - `missing`: committed, never handed on;
- * - `duplicated`: handed on again, counted each time;
- * - `invented`: not in the table, so never committed, or with other values than the table has;
- * - `out of order`: after a row of the same transaction with a higher id;
- * - `without values`: only its id was told;
- * - `late`: committed in calm, yet handed on later than `lateAfterMs` after its commit.
+ * - `missing`: committed, never delivered;
+ * - `duplicated`: delivered again, counted each time;
+ * - `invented`: not in the table, so never committed, or with other values than in the table;
+ * - `out of order`: delivered after a row of the same transaction with a higher id;
+ * - `without values`: only its id was delivered;
+ * - `late`: committed in calm, yet delivered more than `lateAfterMs` after its commit.
  */
 export function check(committed: Iterable<CommittedRow>, deliveries: Iterable<Delivery>, lateAfterMs: number): Verdict {
   const missing = new Map<number, CommittedRow>();
@@ -88,7 +88,7 @@ export function check(committed: Iterable<CommittedRow>, deliveries: Iterable<De
     if ((lastOfTransaction.get(row.xid) ?? 0) > id) violation('out of order', id, row, delivery);
     else lastOfTransaction.set(row.xid, id);
     if (row.committedAt === undefined) continue;
-    // It may arrive before the writer hears of its own commit.
+    // It may arrive before the writer has the answer to its COMMIT.
     const delay = Math.max(0, at - row.committedAt);
     verdict.longestDelay = Math.max(verdict.longestDelay, delay);
     if (!row.calm) continue;

@@ -1,4 +1,4 @@
-/** One clock for every process of a run: CLOCK_MONOTONIC, which all processes of a machine read alike. */
+/** One clock for every process of a run: CLOCK_MONOTONIC, which is the same in all processes of a machine. */
 
 /** Milliseconds, with a fraction; only differences mean anything. */
 export function now(): number {

@@ -1,4 +1,4 @@
-/** One consumer under test, seen from the checker: its process, its proxy, and all that it handed on. */
+/** One consumer under test, as the checker sees it: its process, its proxy, and everything that it delivered. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
@@ -7,18 +7,18 @@ import type { Delivery } from './check.ts';
 import type { Deliveries, FromConsumer, ToConsumer } from './consumers/messages.ts';
 
 const PROGRAM = fileURLToPath(new URL('./consumers/process.ts', import.meta.url));
-/** After what time a supervisor starts a process again. */
+/** After this time a supervisor starts a process again. */
 const RESTART_MS = 500;
-const STOP_DEADLINE_MS = 5_000;
+const STOP_TIMEOUT_MS = 5_000;
 
 export type ConsumerKind = 'ours' | 'pg-listen' | 'postgres' | 'pg';
 
 export interface ConsumerOptions {
   readonly kind: ConsumerKind;
   readonly name: string;
-  /** Consumers of one lane are hit by the same faults at the same time. */
-  readonly lane: number;
-  /** The server's; the consumer gets it with the port of its proxy. */
+  /** Consumers of one cohort are hit by the same faults at the same time. */
+  readonly cohort: number;
+  /** The server's URL; the consumer gets it with the port of its proxy. */
   readonly url: string;
   readonly onLog: (name: string, lines: string) => void;
 }
@@ -26,14 +26,14 @@ export interface ConsumerOptions {
 export class Consumer {
   readonly kind: ConsumerKind;
   readonly name: string;
-  readonly lane: number;
+  readonly cohort: number;
   readonly proxy: FaultyProxy;
   readonly #options: ConsumerOptions;
   readonly #listening = Promise.withResolvers<void>();
   readonly #chunks: Deliveries[] = [];
   #child: ChildProcess | undefined;
   #stopping = false;
-  /** How many deliveries came, duplicates included. */
+  /** How many signals it delivered, duplicates included. */
   received = 0;
   /** Why its process ended by itself, each time. */
   readonly ends: string[] = [];
@@ -41,41 +41,41 @@ export class Consumer {
   constructor(options: ConsumerOptions) {
     this.kind = options.kind;
     this.name = options.name;
-    this.lane = options.lane;
+    this.cohort = options.cohort;
     this.proxy = new FaultyProxy(Number(new URL(options.url).port));
     this.#options = options;
   }
 
-  /** What `pg_stat_activity` calls its connections. */
+  /** The name of its connections in `pg_stat_activity`. */
   get applicationName(): string {
     return `chaos consumer ${this.name}`;
   }
 
-  /** Resolves when it listens. */
+  /** Resolves when it listens; rejects where ours ends before. */
   async start(): Promise<void> {
     await this.proxy.start();
     this.#spawn();
     await this.#listening.promise;
   }
 
-  tell(message: ToConsumer): void {
-    if (this.#child?.connected) this.#child.send(message, () => {}); // one that just ended can't be told
+  send(message: ToConsumer): void {
+    if (this.#child?.connected) this.#child.send(message, () => {}); // it may just have ended
   }
 
-  /** Everything handed on so far, in order. */
+  /** Everything delivered so far, in order. */
   *deliveries(): Generator<Delivery> {
     for (const { ids, at, digests } of this.#chunks) {
       for (let i = 0; i < ids.length; i++) yield { id: ids[i]!, at: at[i]!, digest: digests[i]! };
     }
   }
 
-  /** Ends the process in an orderly way, after a deadline by force. Its last deliveries have come when this resolves. */
+  /** Stops the process, after a timeout by force. When this resolves, its last deliveries have arrived. */
   async stop(): Promise<void> {
     this.#stopping = true;
     const child = this.#child;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
-    const force = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
-    this.tell({ type: 'stop' });
+    const force = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
+    this.send({ type: 'stop' });
     await once(child, 'close');
     clearTimeout(force);
   }
@@ -109,7 +109,7 @@ export class Consumer {
     child.on('close', (code, signal) => {
       if (this.#stopping) return;
       this.ends.push(errors.trim() || `ended with ${signal ?? `code ${code}`}`);
-      // Ours must not end, so it stays as it is. A rival gets the supervisor that its documentation counts on.
+      // Ours must not end, so it is not started again. A rival gets the supervisor that its documentation assumes.
       if (this.kind !== 'ours') setTimeout(() => this.#stopping || this.#spawn(), RESTART_MS);
       else this.#listening.reject(new Error(`${this.name} ended before it listened: ${errors.trim()}`));
     });

@@ -1,4 +1,4 @@
-/** Carries the faults out: against the server, against a consumer's network, against its process. */
+/** Injects the faults: into the server, into a consumer's network, into its process. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Way } from '@pg-signals/local/faulty-proxy';
 import type pg from 'pg';
@@ -8,39 +8,37 @@ import type { Fault, FaultKind } from './schedule.ts';
 import { type ChaosServer, isConnectionError } from './server.ts';
 import type { Writers } from './writers.ts';
 
-/** What faults can reach. */
-export interface Arena {
+/** What faults can hit. */
+export interface Targets {
   readonly server: ChaosServer;
   readonly writers: Writers;
   readonly consumers: readonly Consumer[];
 }
 
 /** A fault as it happened, on the clock of `now()`. */
-export interface Injected extends Fault {
+export interface InjectedFault extends Fault {
   readonly from: number;
   readonly to: number;
-  /** How many backends it ended one by one, where that is what it does. */
+  /** How many backends it terminated, where that is what it does. */
   readonly terminated: number | undefined;
 }
 
-/**
- * Carries one fault out; resolves when it is over. One that had nothing to break, the server being down by another, is
- * over at once.
- */
-export async function inject(fault: Fault, arena: Arena): Promise<Injected> {
+/** Injects one fault; resolves when it is over, which is at once where another fault has the server down already. */
+export async function inject(fault: Fault, targets: Targets): Promise<InjectedFault> {
   const from = now();
-  const hit = arena.consumers.filter(({ lane }) => fault.lane === 'all' || lane === fault.lane);
+  const hit = targets.consumers.filter(({ cohort }) => fault.cohort === 'all' || cohort === fault.cohort);
   let terminated: number | undefined;
   try {
-    terminated = (await CARRY_OUT[fault.kind](fault, hit, arena)) ?? undefined;
+    terminated = (await CARRY_OUT[fault.kind](fault, hit, targets)) ?? undefined;
   } catch (error) {
     if (!isConnectionError(error)) throw error;
   }
   return { ...fault, from, to: now(), terminated };
 }
 
-// biome-ignore lint/suspicious/noConfusingVoidType: most have nothing to tell
-type CarryOut = (fault: Fault, hit: readonly Consumer[], arena: Arena) => Promise<number | void>;
+/** Resolves with the number of backends that it terminated, if any. */
+// biome-ignore lint/suspicious/noConfusingVoidType: most return nothing
+type CarryOut = (fault: Fault, hit: readonly Consumer[], targets: Targets) => Promise<number | void>;
 
 const CARRY_OUT: Record<FaultKind, CarryOut> = {
   'terminate the listening backend': (_fault, hit, { server }) =>
@@ -77,12 +75,12 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   },
 
   'slow callback in a burst': async ({ forMs, rows }, hit, { writers }) => {
-    for (const consumer of hit) consumer.tell({ type: 'hold', ms: forMs });
+    for (const consumer of hit) consumer.send({ type: 'hold', ms: forMs });
     await Promise.all([sleep(forMs), writers.burst(rows)]);
   },
 
   'frozen process in a burst': async ({ forMs, rows }, hit, { writers }) => {
-    for (const consumer of hit) consumer.tell({ type: 'freeze', ms: forMs });
+    for (const consumer of hit) consumer.send({ type: 'freeze', ms: forMs });
     await Promise.all([sleep(forMs), writers.burst(rows)]);
   },
 
@@ -105,28 +103,12 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   'crash of the server': ({ forMs }, _hit, { server }) => server.bounce('immediate', forMs),
   'restart of the server': ({ forMs }, _hit, { server }) => server.bounce('fast', forMs),
 
-  // A rolled-back transaction leaves nothing that a crash must not lose, its id included: right after the restart, other
-  // transactions get the same ids. A position that counts them as seen skips those, if the writers are back first.
-  'crash after rollbacks': async ({ forMs }, hit, { server, writers }) => {
-    const resume = await writers.pause();
-    let out: Promise<void> | undefined;
-    try {
-      await withClient(server, async (client) => {
-        for (const end = now() + forMs; now() < end; ) {
-          await client.query(
-            `BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`,
-          );
-        }
-      });
-      out = block(hit, 1_500, 'connect');
-      await server.bounce('immediate', 0);
-    } finally {
-      resume();
-    }
-    await out;
-  },
+  'crash after rollbacks': (fault, hit, targets) =>
+    afterRollbacks(fault, hit, targets, () => targets.server.bounce('immediate', 0)),
+  'crash of one backend after rollbacks': (fault, hit, targets) =>
+    afterRollbacks(fault, hit, targets, () => killBackend(fault, targets.server)),
 
-  // The consumers are kept out while many rows are written, let in, and lose the server while they read those.
+  // The consumers stay disconnected while many rows are written, and lose the server again while they read those.
   'crash in a catch-up': async ({ forMs, rows }, hit, { server, writers }) => {
     const out = block(hit, forMs, 'connect');
     for (const { proxy } of hit) proxy.cut();
@@ -135,18 +117,43 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
     await server.bounce('immediate', 0);
   },
 
-  // The postmaster lives on: it ends all other backends, recovers, and looks as if it had never been away.
-  'crash of one backend': (_fault, hit, { server }) =>
-    withClient(server, async (client) => {
-      const { rows } = await client.query<{ pid: number }>(
-        'SELECT pid FROM pg_stat_activity WHERE application_name = ANY($1) LIMIT 1',
-        [names(hit)],
-      );
-      if (rows[0]) process.kill(rows[0].pid, 'SIGKILL');
-    }),
+  'crash of one backend': (fault, _hit, { server }) => killBackend(fault, server),
 };
 
-/** A backend that listens is known by its last query: nothing else in the server shows it to others. */
+/** The backend of any consumer or writer, drawn from the seed as far as the backends come in the same order. */
+function killBackend({ rows }: Fault, server: ChaosServer): Promise<void> {
+  return server.killBackend(['chaos consumer %', 'chaos writer%'], rows);
+}
+
+/**
+ * A rolled-back transaction leaves nothing that must survive a crash, not even its id: after the recovery other transactions
+ * get the same ids. A cursor that covers those ids skips their rows, if the writers are back before the consumers.
+ */
+async function afterRollbacks(
+  { forMs }: Fault,
+  hit: readonly Consumer[],
+  { server, writers }: Targets,
+  crash: () => Promise<void>,
+): Promise<void> {
+  const resume = await writers.pause();
+  let out: Promise<void> | undefined;
+  try {
+    await withClient(server, async (client) => {
+      for (const end = now() + forMs; now() < end; ) {
+        await client.query(
+          `BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`,
+        );
+      }
+    });
+    out = block(hit, 1_500, 'connect');
+    await crash();
+  } finally {
+    resume();
+  }
+  await out;
+}
+
+/** A backend that listens is recognised by its last query: the server shows it to other sessions in no other way. */
 async function terminate(client: pg.Client, hit: readonly Consumer[], which: keyof typeof WHICH): Promise<number> {
   const { rowCount } = await client.query(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY($1) AND ${WHICH[which]}`,

@@ -1,15 +1,16 @@
 /**
- * The checker, `make chaos`: breaks connections, servers and processes on purpose and proves that every committed signal
- * was handed on exactly once. Exit code 1 where ours broke a rule.
+ * The checker, `make chaos`: breaks connections, servers and processes on purpose and checks that every committed signal
+ * was delivered exactly once. It ends with code 1 when ours broke a rule.
  *
- * SEED replays a run's decisions; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run; RIVALS=1 or
- * 0 says whether other clients meet the same faults (from 60 s on they do by default); CHAOS_VERBOSE=1 tells each fault
- * and every log line of ours as it happens.
+ * SEED replays the decisions of a run; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run; RIVALS=1
+ * or 0 says whether the same faults hit other clients too (by default from 60 s on); CHAOS_VERBOSE=1 prints each fault and
+ * every log line of ours as it happens.
  */
 import { randomInt } from 'node:crypto';
-import { lane, report } from './report.ts';
+import { cohort, report } from './report.ts';
 import { run } from './run.ts';
 
+/** Time to start, drain and compare, beyond the time of writing. */
 const SLACK_S = 120;
 
 const seed = process.env.SEED || String(randomInt(2 ** 32));
@@ -27,7 +28,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => interrupted.reject(new BrokenOff(`broken off by ${signal}`)));
 }
 process.on('uncaughtException', (error) => interrupted.reject(error));
-setTimeout(() => interrupted.reject(new BrokenOff('it hangs: far past its time')), (seconds + SLACK_S) * 1_000).unref();
+setTimeout(
+  () => interrupted.reject(new BrokenOff(`it hangs: ${SLACK_S} s past its time`)),
+  (seconds + SLACK_S) * 1_000,
+).unref();
 
 console.log(`chaos: ${seconds} s, ${consumers} of ours${rivals ? ' and the rivals' : ''}; to replay: ${replay}`);
 try {
@@ -41,7 +45,9 @@ try {
         if (!verbose) return;
         const length = ((fault.to - fault.from) / 1_000).toFixed(3);
         const terminated = fault.terminated === undefined ? '' : `, ${fault.terminated} terminated`;
-        console.log(`+${(atMs / 1_000).toFixed(3)} s  ${fault.kind}, lane ${lane(fault)}, ${length} s${terminated}`);
+        console.log(
+          `+${(atMs / 1_000).toFixed(3)} s  ${fault.kind}, cohort ${cohort(fault)}, ${length} s${terminated}`,
+        );
       },
       onLog: (name, lines) => verbose && process.stdout.write(lines.replace(/^(?=.)/gm, `${name}: `)),
     },
@@ -60,6 +66,6 @@ try {
 function wholeNumber(name: string, byDefault: number, least: number): number {
   const value = Number(process.env[name] || byDefault);
   if (Number.isInteger(value) && value >= least) return value;
-  console.error(`${name}: expected a whole number from ${least} on, got ${JSON.stringify(process.env[name])}`);
+  console.error(`${name}: expected a whole number of at least ${least}, got ${JSON.stringify(process.env[name])}`);
   process.exit(1);
 }

@@ -1,4 +1,4 @@
-/** What a writer decides to do: one transaction after another, each drawn from the seed before it begins. */
+/** What a writer does: one transaction after another, each drawn from the seed before it begins. */
 import type { Random } from './random.ts';
 
 /** A row to be written. Its name occurs once in a run. */
@@ -15,7 +15,7 @@ export type Statement =
   | { readonly kind: 'copy'; readonly rows: readonly Row[] }
   | { readonly kind: 'sql'; readonly text: string };
 
-/** The transaction stays open for so many ms. */
+/** Keeps the transaction open for `ms`. */
 type Hold = { readonly kind: 'hold'; readonly ms: number };
 
 /** One transaction. */
@@ -27,7 +27,7 @@ export type Transaction =
 export interface Plan {
   readonly kind: string;
   readonly transaction: Transaction;
-  /** How long the writer rests afterwards. */
+  /** How long the writer waits afterwards. */
   readonly pauseMs: number;
 }
 
@@ -36,7 +36,7 @@ type Draw = (random: Random, name: string) => Transaction;
 const sql = (text: string): Statement => ({ kind: 'sql', text });
 const hold = (ms: number): Hold => ({ kind: 'hold', ms });
 
-/** How often each kind comes, out of the sum, and how it is drawn. */
+/** How often each kind comes, out of the sum of the weights, and how it is drawn. */
 const KINDS: Record<string, { weight: number; draw: Draw }> = {
   'single row': {
     weight: 30,
@@ -53,7 +53,7 @@ const KINDS: Record<string, { weight: number; draw: Draw }> = {
       end: 'commit',
     }),
   },
-  // It takes its id and its first rows early and commits after many that came later.
+  // It gets its transaction id and its first rows early, and commits after many that began later.
   'long transaction': {
     weight: 6,
     draw: (random, name) => ({
@@ -84,7 +84,7 @@ const KINDS: Record<string, { weight: number; draw: Draw }> = {
       end: 'commit',
     }),
   },
-  // Every turn of the loop is a subtransaction; past 64 of them the server keeps their ids elsewhere.
+  // Every turn of the loop is a subtransaction; past 64 of them their ids no longer fit into shared memory.
   subtransactions: { weight: 4, draw: (random, name) => ({ steps: [loop(name, random.int(5, 100))], end: 'commit' }) },
   copy: {
     weight: 5,
@@ -105,7 +105,7 @@ export function decidePlan(random: Random, name: string): Plan {
   return { kind, transaction, pauseMs: random.chance(0.1) ? random.int(200, 800) : random.int(0, 120) };
 }
 
-/** Rows made by the server itself: `count` of them. */
+/** `count` rows, made by the server itself. */
 export function insertSelect(name: string, count: number): string {
   return `
     INSERT INTO signals (signal_name, signal_value)
@@ -127,7 +127,7 @@ function loop(name: string, turns: number): Statement {
       FOR n IN 1..${turns} LOOP
         BEGIN
           INSERT INTO signals (signal_name, signal_value) VALUES ('${name}.' || n, n);
-          IF n % 3 = 0 THEN RAISE EXCEPTION 'every third row is taken back'; END IF;
+          IF n % 3 = 0 THEN RAISE EXCEPTION 'every third row is rolled back'; END IF;
         EXCEPTION WHEN raise_exception THEN NULL;
         END;
       END LOOP;
@@ -148,7 +148,7 @@ function rows(random: Random, name: string, count: number): Row[] {
 }
 
 function attributes(random: Random): Record<string, unknown> {
-  if (random.chance(0.02)) return { long: 'é'.repeat(random.int(4_000, 12_000)) }; // 8 to 24 kB: told as truncated
-  if (random.chance(0.02)) return { edge: 'x'.repeat(random.int(7_700, 7_950)) }; // on both sides of the limit
+  if (random.chance(0.02)) return { long: 'é'.repeat(random.int(4_000, 12_000)) }; // 8 to 24 kB: notified as truncated
+  if (random.chance(0.02)) return { edge: 'x'.repeat(random.int(7_700, 7_950)) }; // on both sides of the limit of 8,000
   return random.chance(0.3) ? { n: random.int(0, 1e6), text: 'a "quoted" \\ word', list: [1, null, true] } : {};
 }

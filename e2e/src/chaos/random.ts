@@ -1,10 +1,10 @@
-/** Repeatable randomness: one seed and one stream name always give the same decisions. */
+/** Repeatable random numbers: one seed and one stream name always give the same ones. */
 import { createHash } from 'node:crypto';
 
 /**
  * A generator of pseudo-random numbers (sfc32, by Chris Doty-Humphrey, from PractRand).
  *
- * Every part of a run draws from a stream of its own, so what it decides does not depend on how the parts interleave.
+ * Every part of a run has its own stream, so its decisions do not depend on how the parts interleave.
  */
 export class Random {
   readonly #state: Uint32Array;

@@ -1,7 +1,7 @@
-/** Prints what a run found, for people: faults, a line per consumer, and what each violation was. */
+/** Writes what a run found, for people: the faults, a line for each consumer, and the first violations. */
 import { LEAD_MS, SETTLE_MS } from './calm.ts';
 import type { Example, Verdict, Violation } from './check.ts';
-import type { Injected } from './faults.ts';
+import type { InjectedFault } from './faults.ts';
 import { LATE_AFTER_MS, type Outcome } from './run.ts';
 
 const VIOLATIONS: readonly Violation[] = [
@@ -13,7 +13,7 @@ const VIOLATIONS: readonly Violation[] = [
   'late',
 ];
 
-/** What a run without a fault, or a shorter one, says of a rival is nothing. */
+/** A shorter run, or one without faults, says nothing about a rival. */
 const RIVAL_MUST_LOSE_AFTER_S = 30;
 
 /** @returns the text and whether ours kept every rule. */
@@ -42,7 +42,10 @@ export function report(outcome: Outcome, seconds: number): { text: string; passe
     `late: over ${LATE_AFTER_MS / 1_000} s in calm; ended: how often the process ended by itself`,
   ];
   if (outcome.lostByServer > 0) {
-    lines.push('', `The server lost ${outcome.lostByServer} transactions whose commit it had confirmed: no verdict.`);
+    lines.push(
+      '',
+      `The server lost ${outcome.lostByServer} transactions whose commit it had confirmed: the run proves nothing.`,
+    );
   }
   let passed = outcome.lostByServer === 0;
   for (const { consumer, verdict } of results) {
@@ -51,9 +54,7 @@ export function report(outcome: Outcome, seconds: number): { text: string; passe
       for (const example of verdict.examples) lines.push(`${consumer.name}: ${describe(example, outcome)}`);
       for (const end of consumer.ends) lines.push(`${consumer.name} ended: ${end}`);
     } else if (verdict.violations.missing === 0 && seconds >= RIVAL_MUST_LOSE_AFTER_S && faults.length > 0) {
-      lines.push(
-        `WARNING: ${consumer.name} lost NOTHING. A checker that finds nothing in a rival is not sharp enough.`,
-      );
+      lines.push(`WARNING: ${consumer.name} lost NOTHING. A checker that finds nothing in a rival is too weak.`);
     }
   }
   return { text: lines.join('\n'), passed };
@@ -63,7 +64,7 @@ function isClean(verdict: Verdict): boolean {
   return Object.values(verdict.violations).every((times) => times === 0);
 }
 
-function countKinds(faults: readonly Injected[]): string[] {
+function countKinds(faults: readonly InjectedFault[]): string[] {
   const kinds = Map.groupBy(faults, ({ kind }) => kind);
   return [...kinds].sort().map(([kind, { length }]) => `  ${String(length).padStart(3)} ${kind}`);
 }
@@ -76,15 +77,15 @@ function describe({ violation, id, xid, committedAt, deliveredAt }: Example, { s
   if (committedAt !== undefined) {
     parts.push(`committed ${time(committedAt)}`);
     const last = faults.filter(({ from }) => from <= committedAt).sort((a, b) => b.from - a.from)[0];
-    if (last) parts.push(`last fault "${last.kind}", lane ${lane(last)}, ${time(last.from)} to ${time(last.to)}`);
+    if (last) parts.push(`last fault "${last.kind}", cohort ${cohort(last)}, ${time(last.from)} to ${time(last.to)}`);
   }
   if (deliveredAt !== undefined) parts.push(`delivered ${time(deliveredAt)}`);
   return parts.join(', ');
 }
 
-/** Lanes are counted from 1, like the consumers in them. */
-export function lane(fault: Injected): string {
-  return fault.lane === 'all' ? 'all' : String(fault.lane + 1);
+/** Counted from 1, like the consumers. */
+export function cohort(fault: InjectedFault): string {
+  return fault.cohort === 'all' ? 'all' : String(fault.cohort + 1);
 }
 
 /** The first column to the left, figures to the right. */

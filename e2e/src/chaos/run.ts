@@ -1,4 +1,4 @@
-/** One run from its seed to its outcome: server, consumers, writers, faults, the wait, the comparison. */
+/** One run, from its seed to its outcome: server, consumers, writers, faults, drain, comparison. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -8,7 +8,7 @@ import { calmSpans } from './calm.ts';
 import { check, type Verdict } from './check.ts';
 import { now } from './clock.ts';
 import { Consumer, type ConsumerKind, type ConsumerOptions } from './consumer.ts';
-import { type Arena, type Injected, inject } from './faults.ts';
+import { type InjectedFault, inject, type Targets } from './faults.ts';
 import { drawSchedule } from './schedule.ts';
 import { ChaosServer } from './server.ts';
 import { readTable } from './table.ts';
@@ -16,12 +16,12 @@ import { Writers } from './writers.ts';
 
 const WRITERS = 10;
 const RIVALS: readonly ConsumerKind[] = ['pg-listen', 'postgres', 'pg'];
-const LISTEN_DEADLINE_MS = 60_000;
-/** How long ours may take, after the last commit, until they have everything. */
-const DRAIN_DEADLINE_MS = 30_000;
-/** How long all stay connected after that: a late duplicate is to be seen. */
+const LISTEN_TIMEOUT_MS = 60_000;
+/** How long ours may take after the last commit to deliver everything. */
+const DRAIN_TIMEOUT_MS = 30_000;
+/** How long all stay connected after that, so that a late duplicate shows. */
 const AFTERMATH_MS = 1_000;
-/** The longest backoff before an attempt to connect is 30 s; what comes later than that and a proof was forgotten. */
+/** The longest backoff before an attempt to connect is 30 s; a signal that takes longer than that and a proof was forgotten. */
 export const LATE_AFTER_MS = 35_000;
 
 export interface RunSettings {
@@ -29,8 +29,9 @@ export interface RunSettings {
   readonly seconds: number;
   readonly consumers: number;
   readonly rivals: boolean;
-  /** Told as it happens: each fault with its time, and the consumers' own logs. */
-  readonly onFault: (atMs: number, fault: Injected) => void;
+  /** Called with each fault and when it began. */
+  readonly onFault: (atMs: number, fault: InjectedFault) => void;
+  /** Called with the log of each of ours. */
   readonly onLog: ConsumerOptions['onLog'];
 }
 
@@ -38,16 +39,16 @@ export interface Outcome {
   readonly startedAt: number;
   readonly rows: number;
   readonly transactions: number;
-  /** Transactions whose COMMIT was confirmed and that the table lacks: the server's fault, and the run proves nothing. */
+  /** Transactions that the table lacks though their COMMIT was confirmed: the server lost them, and the run proves nothing. */
   readonly lostByServer: number;
-  readonly faults: readonly Injected[];
+  readonly faults: readonly InjectedFault[];
   readonly results: readonly { readonly consumer: Consumer; readonly verdict: Verdict }[];
 }
 
 /**
- * Runs once. Nothing is left behind, neither process nor file, however it ends.
+ * Runs once. However it ends, no process and no file is left behind.
  *
- * @param interrupted rejects when the run is to be broken off.
+ * @param interrupted rejects to break the run off.
  */
 export async function run(settings: RunSettings, interrupted: Promise<never>): Promise<Outcome> {
   await using cleanup = new AsyncDisposableStack();
@@ -58,7 +59,7 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const totalMs = settings.seconds * 1_000;
   const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-chaos-'));
   cleanup.defer(() => rmSync(directory, { recursive: true, force: true }));
-  // Ours take at most 4 connections each, a rival 2, and the checker's own the rest: few enough to be filled quickly.
+  // Each of ours takes at most 4 connections, each rival 2, the checker the rest: few enough to use them all up quickly.
   const server = new ChaosServer(directory, 28 + 4 * settings.consumers);
   cleanup.defer(() => server.close());
   await server.start();
@@ -66,12 +67,12 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
 
   const consumers = createConsumers(settings, server.url);
   for (const consumer of consumers) cleanup.defer(() => consumer.close());
-  await within(LISTEN_DEADLINE_MS, Promise.all(consumers.map((consumer) => consumer.start())), 'consumers to listen');
+  await within(LISTEN_TIMEOUT_MS, Promise.all(consumers.map((consumer) => consumer.start())), 'consumers to listen');
 
   const writers = new Writers(server, settings.seed);
   const startedAt = now();
   const written = writers.run(WRITERS);
-  const faults: Injected[] = [];
+  const faults: InjectedFault[] = [];
   await Promise.race([
     Promise.all([
       injectAll(settings, { server, writers, consumers }, startedAt, faults),
@@ -100,31 +101,40 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   };
 }
 
-/** A lane for each of ours; the rivals share the first one, so that they meet what our first consumer meets. */
+/** A cohort for each of ours; the rivals share the first one, so that the same faults hit them and our first consumer. */
 function createConsumers({ consumers, rivals, onLog }: RunSettings, url: string): Consumer[] {
   return [
-    ...Array.from({ length: consumers }, (_, lane) => ({ kind: 'ours' as const, name: `ours-${lane + 1}`, lane })),
-    ...(rivals ? RIVALS : []).map((kind) => ({ kind, name: kind, lane: 0 })),
+    ...Array.from({ length: consumers }, (_, cohort) => ({
+      kind: 'ours' as const,
+      name: `ours-${cohort + 1}`,
+      cohort,
+    })),
+    ...(rivals ? RIVALS : []).map((kind) => ({ kind, name: kind, cohort: 0 })),
   ].map((options) => new Consumer({ ...options, url, onLog }));
 }
 
-async function injectAll(settings: RunSettings, arena: Arena, startedAt: number, faults: Injected[]): Promise<void> {
+async function injectAll(
+  settings: RunSettings,
+  targets: Targets,
+  startedAt: number,
+  faults: InjectedFault[],
+): Promise<void> {
   const schedule = drawSchedule(settings.seed, settings.seconds * 1_000, settings.consumers);
   await Promise.all(
     schedule.map(async (fault) => {
       await sleep(Math.max(0, startedAt + fault.atMs - now()));
-      const injected = await inject(fault, arena);
+      const injected = await inject(fault, targets);
       faults.push(injected);
       settings.onFault(injected.from - startedAt, injected);
     }),
   );
 }
 
-/** Waits until each of ours has as many rows as there are, or the deadline; then a little longer. */
+/** Waits until each of ours has delivered every row, or for the timeout; then a little longer. */
 async function drained(consumers: readonly Consumer[], rows: number): Promise<void> {
-  const deadline = now() + DRAIN_DEADLINE_MS;
+  const end = now() + DRAIN_TIMEOUT_MS;
   const ours = consumers.filter(({ kind }) => kind === 'ours');
-  while (now() < deadline && ours.some((consumer) => !hasAll(consumer, rows))) await sleep(200);
+  while (now() < end && ours.some((consumer) => !hasAll(consumer, rows))) await sleep(200);
   await sleep(AFTERMATH_MS);
 }
 

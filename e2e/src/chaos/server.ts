@@ -1,4 +1,4 @@
-/** The PostgreSQL of a run: real, its own, on a port that stays, and easy to crash. */
+/** The PostgreSQL of one run: a real server on a fixed port, easy to crash. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type EmbeddedPostgres, freePort, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import pg from 'pg';
@@ -9,7 +9,7 @@ export class ChaosServer {
   #running: EmbeddedPostgres | undefined;
   #port = 0;
   #closed = false;
-  /** Starts and stops go one at a time. */
+  /** Starts and stops run one at a time. */
   #turn: Promise<void> = Promise.resolve();
 
   constructor(directory: string, maxConnections: number) {
@@ -21,21 +21,39 @@ export class ChaosServer {
     return this.#running!.url;
   }
 
-  get port(): number {
-    return this.#port;
-  }
-
   start(): Promise<void> {
     return this.#inTurn(() => this.#start());
   }
 
-  /** Stops the server, `immediate` being a crash, leaves it down for a while, and starts it on the same data and port. */
+  /** Stops the server (`immediate` is a crash), leaves it down for `downMs`, and starts it on the same data and port. */
   bounce(mode: 'fast' | 'immediate', downMs: number): Promise<void> {
     return this.#inTurn(async () => {
       await this.#running!.stop(mode);
       await sleep(downMs);
       await this.#start();
     });
+  }
+
+  /**
+   * Kills one backend with SIGKILL: the postmaster ends all others, drops shared memory and recovers from the WAL. The
+   * postmaster itself lives on, so `pg_postmaster_start_time()` stays the same.
+   *
+   * Resolves when the server accepts connections again.
+   *
+   * @param names patterns (`LIKE`) of the application names to choose from.
+   * @param draw which of them: any whole number.
+   */
+  async killBackend(names: readonly string[], draw: number): Promise<void> {
+    const client = await this.connect('killer');
+    const ended = new Promise((resolve) => client.once('end', resolve));
+    const { rows } = await client.query<{ pid: number }>(
+      'SELECT pid FROM pg_stat_activity WHERE application_name LIKE ANY ($1) ORDER BY pid',
+      [names],
+    );
+    if (rows.length === 0) return client.end();
+    process.kill(rows[draw % rows.length]!.pid, 'SIGKILL');
+    await ended; // so the postmaster has noticed
+    await this.#accepts();
   }
 
   /** Ends the server for good. */
@@ -45,16 +63,28 @@ export class ChaosServer {
     await this.#running?.stop('immediate');
   }
 
-  /** A connection of the checker's own, past every proxy. The caller ends it. */
+  /** A connection of the checker itself, which bypasses every proxy. The caller ends it. */
   async connect(name: string): Promise<pg.Client> {
     const client = new pg.Client({
       connectionString: this.url,
       application_name: `chaos ${name}`,
       connectionTimeoutMillis: 5_000,
     });
-    client.on('error', () => {}); // the query in flight, or the next one, tells it
+    client.on('error', () => {}); // the query in flight, or the next one, rejects with it
     await client.connect();
     return client;
+  }
+
+  /** Resolves when a connection can be opened. */
+  async #accepts(): Promise<void> {
+    for (;;) {
+      try {
+        return await (await this.connect('probe')).end();
+      } catch (error) {
+        if (!isConnectionError(error)) throw error;
+        await sleep(20);
+      }
+    }
   }
 
   #inTurn(work: () => Promise<void>): Promise<void> {
@@ -69,23 +99,20 @@ export class ChaosServer {
       port: this.#port,
       settings: {
         max_connections: String(this.#maxConnections),
-        // Processes crash here, the machine does not: what was written survives without a flush.
+        // Only processes crash here, not the machine: what was written survives without a flush.
         fsync: 'off',
-        // A crash forgets what nobody waited for, above all that a transaction id was taken by one that rolled back or
-        // only notified: the id comes again. The longest setting makes sure of it; by default the window is 0.2 s.
+        // A crash forgets what no commit waited for: above all the ids of transactions that rolled back or only notified,
+        // which are then assigned again. The default makes that window 0.2 s; the longest setting makes every crash hit it.
         wal_writer_delay: '10s',
       },
     });
   }
 }
 
-/**
- * Whether the error says that a connection was lost or could not be had, which is what a run is about; any other one is
- * a mistake of the checker's own.
- */
+/** True where a connection was lost or refused, which is what a run is about. Any other error is a bug of the checker. */
 export function isConnectionError(error: unknown): boolean {
   // 08 connection exception, 53 too many connections, 57 shut down or not up yet.
   if (error instanceof pg.DatabaseError) return /^(08|53|57)/.test(error.code ?? '');
-  // What pg and the system throw is a plain Error; a TypeError, say, is a bug.
+  // pg and the system throw a plain Error; a TypeError is a bug.
   return error instanceof Error && error.constructor === Error;
 }

@@ -1,4 +1,4 @@
-/** Reads what was committed: the table itself is the only truth about a run. */
+/** Reads what was committed: only the table knows. */
 import { parseSignal, SIGNAL_COLUMNS, type Signal } from '@pg-signals/db';
 import type { CommittedRow } from './check.ts';
 import { digest } from './digest.ts';

@@ -1,4 +1,4 @@
-/** Writers, connected straight to the server: they carry out the plans, and note when each commit was confirmed. */
+/** Writers, connected to the server without a proxy: they carry out the plans and record when each commit was confirmed. */
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
@@ -14,8 +14,8 @@ const RECONNECT_MS = 100;
 
 export class Writers {
   /**
-   * When COMMIT returned, by transaction. A commit whose answer was lost is missing here: whether it happened, the table
-   * says at the end.
+   * When COMMIT returned, by transaction. A commit whose answer was lost is not here: the table shows at the end whether it
+   * happened.
    */
   readonly committedAt = new Map<string, number>();
   readonly #server: ChaosServer;
@@ -24,7 +24,7 @@ export class Writers {
   readonly #stopped = Promise.withResolvers<void>();
   #stopping = false;
   #resumed: Promise<void> = Promise.resolve();
-  /** Cuts short what holds transactions open. */
+  /** Cuts the waits short that hold transactions open. */
   #hurry = new AbortController();
   readonly #inFlight = new Set<Promise<unknown>>();
   #bursts = 0;
@@ -34,14 +34,14 @@ export class Writers {
     this.#seed = seed;
   }
 
-  /** Starts `count` writers and two transactions that stay open for the whole run. Rejects on a mistake of ours only. */
+  /** Starts `count` writers and two transactions that stay open for the whole run. Rejects only on a bug of the checker. */
   run(count: number): Promise<unknown> {
     const writers = Array.from({ length: count }, (_, i) => this.#write(`w${i + 1}`));
     this.#running = Promise.all([...writers, this.#stayOpen('open1', 'commit'), this.#stayOpen('open2', 'rollback')]);
     return this.#running;
   }
 
-  /** Lets every open transaction come to its end, and stops. */
+  /** Ends every open transaction as planned, and stops. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#hurry.abort();
@@ -49,7 +49,7 @@ export class Writers {
     await this.#running;
   }
 
-  /** Resolves when nobody commits any more, which lasts until the function that it gives is called. */
+  /** Resolves when no writer commits any more; calling the function that it returns lets them go on. */
   async pause(): Promise<() => void> {
     const resumed = Promise.withResolvers<void>();
     this.#resumed = resumed.promise;
@@ -61,7 +61,7 @@ export class Writers {
     };
   }
 
-  /** Writes so many rows as fast as the server takes them; gives up where the connection is lost. */
+  /** Writes `rows` rows as fast as the server takes them; gives up when the connection is lost. */
   async burst(rows: number): Promise<void> {
     const name = `burst${++this.#bursts}`;
     let client: pg.Client | undefined;
@@ -85,15 +85,15 @@ export class Writers {
     await client?.end();
   }
 
-  /** A transaction that is open all the time (after a lost connection, a new one), with rows at its start and its end. */
+  /** Keeps a transaction open all the time, with rows at its start and its end; begins a new one after a lost connection. */
   async #stayOpen(name: string, end: 'commit' | 'rollback'): Promise<void> {
     let client: pg.Client | undefined;
     for (let n = 1; !this.#stopping; n++) {
       const insert = (part: string) => ({ kind: 'sql' as const, text: insertSelect(`${name}.${n}.${part}`, 3) });
       try {
-        client = await this.#server.connect(name);
+        client = await this.#server.connect(`writer ${name}`);
         const { promise: lost, resolve } = Promise.withResolvers<void>();
-        client.once('end', resolve); // events.once would reject too, at a time when a query is what we wait for
+        client.once('end', resolve); // events.once would also reject, unhandled while a query is awaited
         await client.query('BEGIN');
         await execute(client, insert('start'));
         await Promise.race([lost, this.#stopped.promise]);
@@ -108,7 +108,7 @@ export class Writers {
     await client?.end();
   }
 
-  /** Does the work, unless paused, on the client or on a new one; returns it, or nothing where it was lost. */
+  /** Works on the client or on a new one, after any pause; returns it, or undefined when the connection was lost. */
   async #survive(
     client: pg.Client | undefined,
     work: (client: pg.Client) => Promise<void>,
@@ -150,12 +150,12 @@ export class Writers {
     this.#note(rows[0]!.xid);
   }
 
-  /** Its COMMIT has just returned. */
+  /** Call it when COMMIT has just returned. */
   #note(xid: string | null | undefined): void {
     if (xid) this.committedAt.set(xid, now());
   }
 
-  /** Waits, but not while the writers are to come to an end. */
+  /** Waits; returns at once when the writers stop or pause. */
   #rest(ms: number): Promise<void> {
     return sleep(ms, undefined, { signal: this.#hurry.signal }).catch(() => {});
   }
@@ -166,7 +166,7 @@ const INSERT = `
   SELECT * FROM unnest($1::text[], $2::float8[], $3::jsonb[])
   RETURNING xid::text`;
 
-/** @returns the transaction of the rows, where the statement says it. */
+/** @returns the transaction of the rows, where the statement returns it. */
 async function execute(client: pg.Client, statement: Statement): Promise<string | undefined> {
   if (statement.kind === 'copy') return copyIn(client, statement.rows);
   const { rows } =

@@ -1,19 +1,19 @@
-/** What every consumer under test is given, and how it ends: ours and the rivals implement this one function type. */
+/** The one function type that ours and the rivals implement. */
 import type { Signal, TruncatedSignal } from '@pg-signals/db';
 
 export interface Hooks {
-  /** To be called once it listens: what is committed from then on must arrive. */
+  /** Call it when listening: whatever is committed from then on must be delivered. */
   listening(): void;
-  /** To be called with each signal handed on. Where it returns a promise, the callback is slow: wait if you can. */
+  /** Call it with each signal. Where it returns a promise the callback is slow: await it if you can. */
   received(signal: Signal | TruncatedSignal): Promise<void> | undefined;
   log(lines: string): void;
-  /** Ends the process: it can't go on. */
+  /** Ends the process, which can't go on. */
   fail(error: Error): void;
 }
 
 /**
  * Consumes until `signal` aborts.
  *
- * @param name what `application_name` must be, for the faults to find its backends.
+ * @param name the `application_name` by which the faults find its backends.
  */
 export type Consume = (url: string, name: string, hooks: Hooks, signal: AbortSignal) => Promise<void>;

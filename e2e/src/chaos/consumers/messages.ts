@@ -1,12 +1,12 @@
-/** What the checker and a consumer's process tell each other. */
+/** The messages between the checker and a consumer's process. */
 
 /** Deliveries since the last message, column by column: a run has millions of them. */
 export interface Deliveries {
   readonly type: 'deliveries';
   readonly ids: Float64Array;
-  /** When each was handed on, on the clock of `now()`. */
+  /** When each was delivered, on the clock of `now()`. */
   readonly at: Float64Array;
-  /** What each said, see `digest`; 0 where it named its row without saying the values. */
+  /** See `digest`; 0 where only the id of the row came. */
   readonly digests: Uint32Array;
 }
 
@@ -16,8 +16,8 @@ export type FromConsumer =
   | { readonly type: 'log'; readonly lines: string };
 
 export type ToConsumer =
-  /** Keep the callback waiting for this long. */
+  /** Let every callback take until `ms` from now. */
   | { readonly type: 'hold'; readonly ms: number }
-  /** Stand still, the whole process, for this long. */
+  /** Block the whole process for `ms`. */
   | { readonly type: 'freeze'; readonly ms: number }
   | { readonly type: 'stop' };

@@ -1,4 +1,4 @@
-/** The rival pg-listen, used as its README says: a fatal error ends the process. */
+/** The rival pg-listen, used as its README says: an error ends the process. */
 import { parseSignal, SIGNALS_CHANNEL } from '@pg-signals/db';
 import pgListen from 'pg-listen';
 import type { Consume } from './consume.ts';

@@ -1,4 +1,4 @@
-/** What many applications write by hand: plain pg, and a new connection half a second after the last one was lost. */
+/** What many applications write by hand: plain pg, and a new connection half a second after one was lost. */
 import { parseSignal, SIGNALS_CHANNEL } from '@pg-signals/db';
 import pg from 'pg';
 import type { Consume } from './consume.ts';

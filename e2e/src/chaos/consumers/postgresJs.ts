@@ -1,4 +1,4 @@
-/** The rival postgres (postgres.js): `sql.listen`, which subscribes again by itself. */
+/** The rival postgres.js: its `sql.listen` subscribes again by itself. */
 import { parseSignal, SIGNALS_CHANNEL } from '@pg-signals/db';
 import postgres from 'postgres';
 import type { Consume } from './consume.ts';

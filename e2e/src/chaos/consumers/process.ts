@@ -1,4 +1,4 @@
-/** The process of one consumer: it runs the consumer, records what it hands on, and streams that to the checker. */
+/** The process of one consumer: it runs the consumer, records what it delivers, and sends that to the checker. */
 import { now } from '../clock.ts';
 import { digest } from '../digest.ts';
 import type { Consume, Hooks } from './consume.ts';
@@ -59,7 +59,7 @@ process.on('message', (message: ToConsumer) => {
   if (message.type === 'freeze') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, message.ms);
   if (message.type === 'stop') stop.abort();
 });
-// Ctrl-C reaches the whole process group: the checker ends us, or its end does.
+// Ctrl-C reaches the whole process group; this process ends with the checker.
 process.on('SIGINT', () => {});
 process.on('disconnect', () => process.exit(1));
 process.on('uncaughtException', hooks.fail);

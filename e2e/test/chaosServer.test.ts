@@ -1,0 +1,45 @@
+/** The faults of `make chaos` against the server do what their names say. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ChaosServer } from '../src/chaos/server.ts';
+
+const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-chaos-test-'));
+const server = new ChaosServer(directory, 20);
+
+beforeAll(() => server.start());
+afterAll(async () => {
+  await server.close();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+async function startTime(): Promise<string> {
+  const client = await server.connect('test');
+  const { rows } = await client.query<{ at: string }>('SELECT pg_postmaster_start_time()::text AS at');
+  await client.end();
+  return rows[0]!.at;
+}
+
+test('a killed backend ends every session, while the start time of the server stays the same', async () => {
+  const before = await startTime();
+  const sessions = await Promise.all(['writer', 'consumer', 'other'].map((name) => server.connect(name)));
+  const ended = sessions.map((client) => new Promise((resolve) => client.once('end', resolve)));
+  await server.killBackend(['chaos consumer', 'chaos writer%'], 7);
+  await Promise.all(ended);
+  expect(await startTime()).toBe(before);
+});
+
+// Retried, since a process of the server may write the WAL between the rollback and the crash, as it does every 15 s.
+test('a crash forgets the id of a rolled-back transaction, and the next one gets it', { retry: 2 }, async () => {
+  const client = await server.connect('writer');
+  const assign = 'SELECT pg_current_xact_id()::text AS xid';
+  await client.query('BEGIN');
+  const { rows: rolledBack } = await client.query<{ xid: string }>(assign);
+  await client.query('ROLLBACK');
+  await server.killBackend(['chaos writer'], 0);
+  const next = await server.connect('writer');
+  const { rows } = await next.query<{ xid: string }>(assign);
+  await next.end();
+  expect(rows).toEqual(rolledBack);
+});
