@@ -127,10 +127,11 @@ function killBackend({ rows }: Fault, server: ChaosServer): Promise<void> {
 
 /**
  * A rolled-back transaction leaves nothing that must survive a crash, not even its id: after the recovery other transactions
- * get the same ids. A cursor that covers those ids skips their rows, if the writers are back before the consumers.
+ * get the same ids. A cursor that covers those ids skips their rows, if the writers are back before the consumers. A proof
+ * may have moved the cursor there; or, every other time, a catch-up, since the consumers reconnect half way.
  */
 async function afterRollbacks(
-  { forMs }: Fault,
+  { forMs, rows }: Fault,
   hit: readonly Consumer[],
   { server, writers }: Targets,
   crash: () => Promise<void>,
@@ -139,11 +140,9 @@ async function afterRollbacks(
   let out: Promise<void> | undefined;
   try {
     await withClient(server, async (client) => {
-      for (const end = now() + forMs; now() < end; ) {
-        await client.query(
-          `BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`,
-        );
-      }
+      await rollBack(client, forMs / 2);
+      if (rows % 2 === 0) for (const { proxy } of hit) proxy.cut();
+      await rollBack(client, forMs / 2);
     });
     out = block(hit, 1_500, 'connect');
     await crash();
@@ -151,6 +150,12 @@ async function afterRollbacks(
     resume();
   }
   await out;
+}
+
+async function rollBack(client: pg.Client, forMs: number): Promise<void> {
+  for (const end = now() + forMs; now() < end; ) {
+    await client.query(`BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`);
+  }
 }
 
 /** A backend that listens is recognised by its last query: the server shows it to other sessions in no other way. */
