@@ -1,4 +1,4 @@
-/** The HTTP side of a service: its routes under one error middleware, and a server that stops in order. */
+/** The HTTP side of a service: its routes, one place where errors are answered, and a server that stops in order. */
 import { once } from 'node:events';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -6,10 +6,10 @@ import express, { type ErrorRequestHandler, type Express, type RequestHandler } 
 import type { Logger } from './logger.ts';
 import { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 
-/** Resolves when the service can do its work now; rejects with an error whose message is the reason when it can't. */
+/** Resolves when the service can work now; rejects with an error whose message says why it can't. */
 export type ReadyCheck = () => Promise<void>;
 
-/** What `/metrics` shows; a prom-client registry is one. */
+/** Written out by `/metrics`; a prom-client registry is one. */
 export interface Metrics {
   readonly contentType: string;
   metrics(): Promise<string>;
@@ -24,8 +24,8 @@ export interface AppOptions {
 }
 
 /**
- * An express application with `GET /healthz` (the process answers), `GET /readyz` (it can work now; else 503 and the
- * reason), `GET /metrics`, and the routes given. Every error leaves as problem+json.
+ * An express application with `GET /healthz` (the process runs), `GET /readyz` (200 when it can work now, otherwise 503
+ * with the reason), `GET /metrics` and `routes`. Every error is answered as problem+json.
  */
 export function createApp({ logger, metrics, ready, routes = {} }: AppOptions): Express {
   const app = express().disable('x-powered-by').disable('etag').set('query parser', 'simple');
@@ -59,18 +59,18 @@ export function createApp({ logger, metrics, ready, routes = {} }: AppOptions): 
   app.use((request) => {
     throw new Problem(404, `There is no ${request.path} here; there are ${Object.keys(all).join(', ')}.`);
   });
-  // Express tells an error handler by its four parameters.
+  // Express recognises an error handler by its four parameters.
   app.use(((error, request, response, _next) => answerError(logger, error, request, response)) as ErrorRequestHandler);
   return app;
 }
 
-/** A body that nobody reads ends with its connection: the client could take for ever to send it. */
+/** Closes the connection of a request whose body no route reads: the client could take forever to send it. */
 const leaveBody: RequestHandler = (request, response, next) => {
   if (!request.complete && hasBody(request)) response.set('Connection', 'close');
   next();
 };
 
-/** Tells the client what it may know of an error, and the log the rest. */
+/** Answers with what the client may know about an error; the log gets the rest. */
 export function answerError(logger: Logger, error: unknown, ...[request, response]: Parameters<RequestListener>): void {
   const problem = toProblem(error);
   if (problem.status === 500) {
@@ -80,34 +80,33 @@ export function answerError(logger: Logger, error: unknown, ...[request, respons
 }
 
 export interface HttpServer {
-  /** `http://127.0.0.1:<port>`, with the port that was really taken. */
+  /** `http://127.0.0.1:<port>`, with the port that it listens on. */
   readonly url: string;
   readonly server: Server;
-  /** Takes no new connection, lets the requests in flight finish, then resolves. */
+  /** Accepts no new connection and resolves when the requests in flight are answered. */
   stop(): Promise<void>;
 }
 
-/** How often a server that stops looks for connections that have become idle. */
+/** How often a stopping server closes the connections that have become idle. */
 const SWEEP_MS = 50;
 
-/** The port asked for is not to be had. */
+/** Another program listens on the port. */
 export class PortTakenError extends Error {
   override name = 'PortTakenError';
 }
 
-/** Past it a client is sent 431. */
+/** Larger headers are answered 431. */
 const MAX_HEADER_BYTES = 16 * 1024;
 
 export interface ListenOptions {
-  /** How long a client may take to send the headers of a request, in ms (10,000); past it it is sent 408. */
+  /** How long a client may take to send the headers of a request, in ms (10,000); a slower one is answered 408. */
   headersTimeoutMs?: number;
 }
 
 /**
- * Serves on every interface (a container's port is published from there).
+ * Listens on every interface, so that a container's port can be published.
  *
- * How long a body may take is the handler's to say: node's `requestTimeout` knows no difference between a slow client and
- * a long stream.
+ * The handler limits how long a body may take: node's `requestTimeout` can't tell a slow client from a long stream.
  *
  * @throws {PortTakenError} when another program listens on the port.
  */
@@ -139,7 +138,7 @@ export async function listen(
       if (!server.listening) return;
       const closed = once(server, 'close');
       server.close();
-      // A connection that was busy at that moment would stay open, idle, until its keep-alive ends.
+      // A connection that is busy now would otherwise stay open, idle, until its keep-alive ends.
       const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
       await closed;
       clearInterval(sweep);

@@ -12,6 +12,6 @@ export {
 export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
 export { createMetrics } from './metrics.ts';
 export { NODE_FLAGS } from './nodeFlags.ts';
-export { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
+export { hasBody, Problem } from './problem.ts';
 export { type RunOptions, runService, type Service, STOP } from './service.ts';
 export { commonVariables, milliseconds, port, readSettings, SettingsError, wholeNumber } from './settings.ts';

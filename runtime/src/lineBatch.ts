@@ -1,9 +1,9 @@
-/** Gathers the lines of one turn of the event loop into one write: a write for each line costs more than the line. */
+/** Joins the lines of one turn of the event loop into one write: a write costs more than making a line. */
 
-/** Past this many characters the lines go out at once, so that a long turn holds little memory. */
+/** Characters at which the lines are written at once, so that a long turn holds little memory. */
 const HIGH_WATER = 64 * 1024;
 
-/** Those that hold lines; what they hold when the process exits is written then. */
+/** The batches that hold lines; they are written when the process exits. */
 const unwritten = new Set<LineBatch>();
 process.once('exit', () => {
   for (const batch of unwritten) batch.flush();

@@ -7,22 +7,21 @@ export type Logger = winston.Logger;
 export interface LoggerOptions {
   level?: string;
   format?: 'text' | 'json';
-  /** Takes the finished lines; standard output unless given. */
+  /** Called with the finished lines; writes to standard output by default. */
   write?: (lines: string) => void;
 }
 
 /**
- * A winston logger. Lines written in one turn of the event loop leave in one write, at its end; what is still held when
- * the process exits is written then.
+ * A winston logger. The lines of one turn of the event loop leave in one write at its end, or when the process exits.
  *
- * Passwords in URLs never reach the output, in whichever field they come.
+ * Passwords in URLs never reach the output, whichever field they are in.
  */
 export function createLogger({ level = 'info', format = 'text', write }: LoggerOptions = {}): Logger {
   const lines = new LineBatch(write);
   const toLine = format === 'json' ? jsonLine : textLine;
   const logger = winston.createLogger({ level });
-  // winston passes an entry through a pipe of two object streams, most of the 2.9 µs that a line took with them; 0.5 µs
-  // without. There is one output here, so an entry goes straight to it.
+  // winston pipes an entry through two object streams: a line took 2.9 µs with them and takes 0.5 µs without. There is
+  // only one output here, so an entry goes straight to it.
   logger.write = (entry: Entry) => {
     if (logger.levels[entry.level]! <= logger.levels[logger.level]!) lines.add(redact(toLine(entry)));
     return true;
@@ -46,15 +45,15 @@ function jsonLine({ level, message, ...fields }: Entry): string {
 
 let [writtenAt, written] = [0, ''];
 
-/** The moment in UTC, ISO 8601; written once a millisecond. */
+/** The time in UTC, ISO 8601; formatted once a millisecond. */
 function now(): string {
   const moment = Date.now();
   if (moment !== writtenAt) [writtenAt, written] = [moment, new Date(moment).toISOString()];
   return written;
 }
 
-/** Takes the password out of every URL in a text. */
-export function redact(text: string): string {
+/** Replaces the password of every URL in a text. */
+function redact(text: string): string {
   if (!text.includes('://')) return text;
   return text.replace(/(\w+:\/\/[^\s:/@]*):[^\s/]*@/g, '$1:***@');
 }

@@ -1,7 +1,7 @@
-/** The figures of a service, in the Prometheus format. */
+/** The metrics of a service, for Prometheus. */
 import { collectDefaultMetrics, Registry } from 'prom-client';
 
-/** A registry of its own (a test may start several services in one process) with the process's own figures in it. */
+/** A new registry (a test may start several services in one process) with the metrics of the process in it. */
 export function createMetrics(): Registry {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

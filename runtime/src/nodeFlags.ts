@@ -1,2 +1,2 @@
-/** For Node itself, wherever a service is started; the Dockerfiles say the same. A small young generation takes less memory. */
+/** Flags of Node for every service, here and in the Dockerfiles: a small young generation takes less memory. */
 export const NODE_FLAGS = ['--max-semi-space-size=16'];

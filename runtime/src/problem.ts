@@ -1,4 +1,4 @@
-/** What a client of ours is told when a request can't be served: application/problem+json, RFC 9457. */
+/** The answer to a request that can't be served: application/problem+json, RFC 9457. */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 
 export interface ProblemOptions {
@@ -8,7 +8,7 @@ export interface ProblemOptions {
   cause?: unknown;
 }
 
-/** An error whose message is meant for the client. Whatever else is thrown is "internal" outside and whole in the log. */
+/** An error whose message is meant for the client. Any other error is a bare 500 outside and whole in the log. */
 export class Problem extends Error {
   override name = 'Problem';
   readonly status: number;
@@ -23,16 +23,16 @@ export class Problem extends Error {
   }
 }
 
-/** Makes a `Problem` of whatever was thrown; what is not meant for the client becomes a bare 500. */
+/** Turns any error into a `Problem`; one that is not meant for the client becomes a bare 500. */
 export function toProblem(error: unknown): Problem {
   if (error instanceof Problem) return error;
-  // Express and its parts throw errors with a status; those below 500 say what the client did (a malformed path, say).
+  // Express throws errors with a status; those below 500 say what the client did wrong, such as a malformed path.
   const status = (error as { status?: unknown } | null)?.status;
   if (typeof status === 'number' && status >= 400 && status < 500) return new Problem(status, (error as Error).message);
   return new Problem(500, 'The service failed on this request; its log says why.', { cause: error });
 }
 
-/** Answers with the problem; does nothing to a response that has begun, beyond ending it. */
+/** Answers with the problem; a response that has begun is broken off instead. */
 export function sendProblem(request: IncomingMessage, response: ServerResponse, problem: Problem): void {
   if (response.headersSent) {
     response.destroy();
@@ -40,7 +40,7 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
   }
   const title = STATUS_CODES[problem.status] ?? 'Error';
   const body = JSON.stringify({ title, status: problem.status, detail: problem.message, ...problem.members });
-  // What is left of a body that we won't read would be taken for the next request: the connection goes with the answer.
+  // The unread rest of a body would be parsed as the next request: close the connection after the answer.
   const close = hasBody(request) && !request.complete ? { Connection: 'close' } : {};
   response.writeHead(problem.status, {
     'Content-Type': 'application/problem+json',
@@ -51,7 +51,7 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
   response.end(request.method === 'HEAD' ? undefined : body);
 }
 
-/** True for a request that comes with a body: one without has neither of these headers. */
+/** True for a request with a body: one without has neither of these headers. */
 export function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 }

@@ -1,4 +1,4 @@
-/** The life of a service's process: settings, start, signals, ordered stop, exit code. */
+/** Runs a service as a process: settings, start, signals, ordered stop, exit code. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLogger, type Logger } from './logger.ts';
 import { SettingsError } from './settings.ts';
@@ -7,7 +7,7 @@ import { SettingsError } from './settings.ts';
 export interface Service {
   /** Where its HTTP server answers. */
   readonly url: string;
-  /** Stops taking work, finishes what is in flight, gives everything back. Calling it twice does no harm. */
+  /** Accepts no more work, finishes what is in flight, closes everything. Calling it twice does no harm. */
   stop(): Promise<void>;
 }
 
@@ -19,19 +19,19 @@ interface ServiceSettings {
 
 export interface RunOptions {
   /**
-   * The process is one of several that a parent started, with a channel to it. It stops at the message `stop`, at SIGTERM,
-   * or when the parent is gone. SIGINT it leaves to the parent: Ctrl-C in a terminal reaches both.
+   * The process has a parent and an IPC channel to it. It stops on the message `stop`, on SIGTERM, or when the parent
+   * has ended. It ignores SIGINT, since Ctrl-C in a terminal reaches the parent too.
    */
   child?: boolean;
 }
 
-/** What a parent sends to a child to stop it. */
+/** The message by which a parent stops a child. */
 export const STOP = 'stop';
 
 /**
- * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 where the
+ * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 when the
  * settings are wrong, the start fails, the stop takes longer than `SHUTDOWN_TIMEOUT_MS`, a second signal comes, or an
- * error reaches nobody.
+ * error is uncaught.
  */
 export async function runService<S extends ServiceSettings>(
   readSettings: () => S,
@@ -53,7 +53,7 @@ export async function runService<S extends ServiceSettings>(
     process.exit(1);
   };
   process.on('uncaughtException', (error) => die('Uncaught error, ending', { error }));
-  // A log that nobody reads any more is no reason to lose work: the service goes on without it.
+  // When the reader of the log is gone, the service works on without it.
   process.stdout.on('error', () => {});
 
   const starting = start(settings, logger);

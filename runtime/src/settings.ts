@@ -1,8 +1,8 @@
-/** Reads the environment once, at the start, and names everything that is wrong with it. */
+/** Reads the environment once, at the start, and names every variable that is wrong. */
 import { config as loadDotenv } from 'dotenv';
 import { z } from 'zod';
 
-/** A whole number in decimal digits, with a default; what else stands there is refused by name. */
+/** A whole number in decimal digits, with a default. */
 export function wholeNumber(byDefault: number, { min = 1, max = Number.MAX_SAFE_INTEGER } = {}) {
   const error = `expected a whole number ${max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`}`;
   return z
@@ -13,10 +13,10 @@ export function wholeNumber(byDefault: number, { min = 1, max = Number.MAX_SAFE_
     .default(byDefault);
 }
 
-/** A time in ms, with a default; Node's timers take no more than 2^31 - 1 and make 1 ms of it. */
+/** A time in ms, with a default. Node's timers turn anything above 2^31 - 1 into 1 ms. */
 export const milliseconds = (byDefault: number) => wholeNumber(byDefault, { max: 2 ** 31 - 1 });
 
-/** The variables that every service takes; each room adds its own. */
+/** The variables of every service; each service adds its own. */
 export const commonVariables = {
   LOG_LEVEL: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
   LOG_FORMAT: z.enum(['text', 'json']).default('text'),
@@ -24,19 +24,19 @@ export const commonVariables = {
   SHUTDOWN_TIMEOUT_MS: milliseconds(10_000),
 };
 
-/** The variable `PORT` with a default; 0 takes a free one. */
+/** The variable `PORT`, with a default; 0 chooses a free one. */
 export const port = (byDefault: number) => wholeNumber(byDefault, { min: 0, max: 65_535 });
 
-/** Settings that can't be used. Its message is for the person who starts the service: a line for each variable. */
+/** The settings are wrong. The message is for the person who starts the service: a line for each variable. */
 export class SettingsError extends Error {
   override name = 'SettingsError';
 }
 
 /**
- * Checks the environment, and `.env` in the working directory for what the environment lacks, against a schema.
- * An empty variable counts as missing.
+ * Checks the environment against a schema; `.env` in the working directory adds what the environment lacks. An empty
+ * variable counts as missing.
  *
- * @throws {SettingsError} naming every variable that is wrong, what was expected and what came.
+ * @throws {SettingsError} naming every variable that is wrong, what was expected and what was given.
  */
 export function readSettings<T extends z.ZodType>(
   schema: T,
@@ -50,10 +50,10 @@ export function readSettings<T extends z.ZodType>(
       .map(({ path, message }) => {
         const name = path.join('.');
         const value = given[name];
-        // A URL may hold a password: it is never repeated.
-        const came =
+        // A URL may hold a password, so it is not repeated.
+        const instead =
           value === undefined ? ', but it is missing' : value.includes('://') ? '' : `, got ${JSON.stringify(value)}`;
-        return `${name}: ${message.replace(/^Invalid (input|option): /, '')}${came}`;
+        return `${name}: ${message.replace(/^Invalid (input|option): /, '')}${instead}`;
       })
       .join('\n'),
   );

@@ -39,7 +39,7 @@ afterEach(() => server.stop());
 
 const get = (path: string, init?: RequestInit) => fetch(`${server.url}${path}`, init);
 
-test('/healthz answers whatever the state of the service', async () => {
+test('/healthz answers in every state of the service', async () => {
   reason = 'no database';
   expect(await (await get('/healthz')).json()).toEqual({ status: 'ok' });
 });
@@ -56,7 +56,7 @@ test('/metrics is in the Prometheus format', async () => {
   expect(await (await get('/metrics')).text()).toContain('process_cpu_seconds_total');
 });
 
-test('an unknown path is 404 and tells which there are', async () => {
+test('an unknown path is answered 404 with the paths that exist', async () => {
   const response = await get('/nowhere');
   expect(response.status).toBe(404);
   expect(await response.json()).toMatchObject({
@@ -64,13 +64,13 @@ test('an unknown path is 404 and tells which there are', async () => {
   });
 });
 
-test('a wrong method is 405 with Allow', async () => {
+test('a wrong method is answered 405 with Allow', async () => {
   const response = await get('/refuses');
   expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
   expect((await get('/healthz', { method: 'DELETE' })).headers.get('allow')).toBe('GET, HEAD');
 });
 
-test('a problem is told as it is', async () => {
+test('a problem is answered as it is', async () => {
   const response = await get('/refuses', { method: 'POST' });
   expect([response.status, await response.json()]).toEqual([
     422,
@@ -78,25 +78,25 @@ test('a problem is told as it is', async () => {
   ]);
 });
 
-test('any other error is a bare 500 outside and whole in the log', async () => {
+test('any other error is answered as a bare 500 and logged whole', async () => {
   const body = await (await get('/fails')).text();
   expect(JSON.parse(body)).toMatchObject({ status: 500 });
   expect(body).not.toContain('hunter2');
   expect(log).toContain('hunter2');
 });
 
-test('a malformed path is no error of ours', async () => {
+test('a malformed path is answered 404', async () => {
   const request = http.get(`${server.url}/%ZZ`);
   const [response] = (await once(request, 'response')) as [http.IncomingMessage];
   expect(response.statusCode).toBe(404);
   response.resume();
 });
 
-test('a port that is taken is said with the variable that changes it', async () => {
+test('a port that is taken is reported with the variable that changes it', async () => {
   await expect(listen(() => {}, Number(new URL(server.url).port))).rejects.toThrow(/Port \d+ is taken .* set PORT/);
 });
 
-test('stop lets a request in flight finish, takes no new one, and may be called twice', async () => {
+test('stop lets a request in flight finish, accepts no new one, and may be called twice', async () => {
   const slow = await get('/slow');
   const stopped = Promise.all([server.stop(), server.stop()]);
   await expect(get('/healthz')).rejects.toThrow();

@@ -4,7 +4,7 @@ import { commonVariables, port, readSettings } from '../src/settings.ts';
 
 const schema = z.object({ ...commonVariables, PORT: port(8080), SECRET_URL: z.url() });
 
-test('what is not set has its default, and an empty variable counts as not set', () => {
+test('a variable that is not set has its default, and an empty one counts as not set', () => {
   expect(readSettings(schema, { SECRET_URL: 'http://a', PORT: '', LOG_LEVEL: 'debug' })).toEqual({
     PORT: 8080,
     LOG_LEVEL: 'debug',
@@ -14,14 +14,14 @@ test('what is not set has its default, and an empty variable counts as not set',
   });
 });
 
-test('every wrong or missing variable is named at once, with what was expected and what came', () => {
+test('every wrong or missing variable is named at once, with what was expected and what was given', () => {
   const read = () => readSettings(schema, { PORT: 'eighty', LOG_LEVEL: 'loud', LOG_FORMAT: 'json' });
   expect(read).toThrow(/PORT: expected a whole number from 0 to 65535, got "eighty"/);
   expect(read).toThrow(/LOG_LEVEL: expected one of "error"\|"warn"\|"info"\|"debug", got "loud"/);
   expect(read).toThrow(/SECRET_URL: .*, but it is missing/);
 });
 
-test('a URL that is wrong is not repeated, since it may hold a password', () => {
+test('a wrong URL is not repeated, since it may hold a password', () => {
   const read = () => readSettings(z.object({ U: z.url({ protocol: /^postgres$/ }) }), { U: 'mysql://me:secret@host' });
   expect(read).toThrow(/^U: /);
   expect(read).not.toThrow(/secret/);
