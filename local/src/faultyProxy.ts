@@ -1,21 +1,21 @@
-/** A TCP proxy on 127.0.0.1 in front of a server, which breaks the ways that networks break. For tests. */
+/** A TCP proxy on 127.0.0.1 in front of a server, which fails on request as networks fail. For tests. */
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** What can be held up: a new connection, or bytes in one direction. */
+/** What can be blocked: new connections, or the bytes in one direction. */
 export type Way = 'connect' | 'toServer' | 'toClient';
 
 /** One proxied connection. */
 interface Link {
   readonly client: Socket;
   readonly server: Socket;
-  /** Set where the network has forgotten the connection: nothing passes any more, and nobody is told. */
+  /** Nothing passes any more, and the client is not notified. */
   forgotten: boolean;
 }
 
 export class FaultyProxy {
-  /** The port that new connections lead to. */
+  /** The port of the server; new connections go there. */
   target: number;
   readonly #server: Server;
   readonly #links = new Set<Link>();
@@ -37,7 +37,7 @@ export class FaultyProxy {
     return (this.#server.address() as { port: number }).port;
   }
 
-  /** Breaks every connection off, both sides are told at once. */
+  /** Resets every connection: both sides notice at once. */
   cut(): void {
     for (const { client, server } of this.#links) {
       client.resetAndDestroy();
@@ -57,7 +57,7 @@ export class FaultyProxy {
     };
   }
 
-  /** Makes the present connections half-open: the server's side ends, the client is never told. New ones are as ever. */
+  /** Makes the present connections half-open: the server's side ends, and the client never learns it. New ones work. */
   forget(): void {
     for (const link of this.#links) {
       link.forgotten = true;
@@ -65,7 +65,7 @@ export class FaultyProxy {
     }
   }
 
-  /** Holds each chunk (64 kB at most) for this long before it goes on, until the returned function is called. */
+  /** Delays each chunk (at most 64 kB) by `latencyMs`, until the returned function is called. */
   slow(latencyMs: number): () => void {
     this.#latency += latencyMs;
     return () => {
@@ -83,7 +83,7 @@ export class FaultyProxy {
   }
 
   async #accept(client: Socket): Promise<void> {
-    client.on('error', () => {}); // told to the other side by #carry
+    client.on('error', () => {}); // #carry ends the other side
     this.#waiting.add(client);
     await this.#open('connect');
     this.#waiting.delete(client);
@@ -99,7 +99,7 @@ export class FaultyProxy {
     this.#links.delete(link);
   }
 
-  /** Carries bytes, then the end, one way; a network that is silent carries neither. */
+  /** Carries bytes, then the end, in one direction; where that is blocked, neither passes. */
   async #carry(link: Link, from: Socket, to: Socket, way: Way): Promise<void> {
     try {
       for await (const chunk of from.iterator({ destroyOnReturn: false })) {
@@ -109,7 +109,7 @@ export class FaultyProxy {
         if (!to.write(chunk)) await drained(to);
       }
     } catch {
-      // A reset is an end like any other here.
+      // A reset: handled below, like any end.
     }
     await this.#pass(link, way);
     if (from.errored || from.destroyed) to.destroy();
@@ -118,10 +118,10 @@ export class FaultyProxy {
 
   async #pass(link: Link, way: Way): Promise<void> {
     await this.#open(way);
-    if (link.forgotten) await new Promise(() => {}); // for good: close() clears it away
+    if (link.forgotten) await new Promise(() => {}); // forever: close() destroys the socket
   }
 
-  /** Resolves when nothing holds this way up. */
+  /** Resolves when nothing blocks this direction. */
   async #open(way: Way): Promise<void> {
     for (;;) {
       const block = [...this.#blocks].find(({ ways }) => ways.includes(way));
@@ -131,7 +131,7 @@ export class FaultyProxy {
   }
 }
 
-/** Resolves when the socket takes more, or never will. */
+/** Resolves when the socket accepts more bytes or is closed. */
 function drained(socket: Socket): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

@@ -1,41 +1,42 @@
-/** PostgreSQL, one producer and its consumers as processes of this machine: started together, stopped in order. */
+/** PostgreSQL, a producer and consumers as processes of this machine: started together, stopped in order. */
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { styleText } from 'node:util';
 import { migrate } from '@pg-signals/db/migrate';
 import { listen } from '@pg-signals/runtime';
-import { DataInUseError, type EmbeddedPostgres, freePort, startEmbeddedPostgres } from './embedded.ts';
+import { DataInUseError, type EmbeddedPostgres, startEmbeddedPostgres } from './embedded.ts';
+import { freePort } from './freePort.ts';
 import type { RunSettings } from './runSettings.ts';
 import { type ServiceProcess, startService } from './serviceProcess.ts';
 
-/** A fast shutdown writes everything out, which takes a moment; past this it is broken off as by a crash. */
+/** A fast shutdown writes everything out, which may take a while; after this timeout an immediate one ends it. */
 const POSTGRES_STOP_MS = 30_000;
-/** A service ends by itself at its own deadline, with code 1; this much later it is killed. */
+/** A service ends by itself after SHUTDOWN_TIMEOUT_MS, with code 1; this much later it is killed. */
 const GRACE_MS = 1_000;
 
-export interface LocalPairOptions {
+export interface LocalStackOptions {
   /** The folder of the project. */
   root: string;
   settings: RunSettings;
-  /** Takes the output of all, whole lines. */
+  /** Called with the output of all, in whole lines. */
   write: (lines: string) => void;
-  /** Called when a part ended that nobody asked to; what is left goes on until `stop`. */
+  /** Called when a process ended unasked; the others run on until `stop`. */
   onLost: (reason: string) => void;
 }
 
-export class LocalPair {
-  readonly #options: LocalPairOptions;
+export class LocalStack {
+  readonly #options: LocalStackOptions;
   #postgres: EmbeddedPostgres | undefined;
   readonly #services: ServiceProcess[] = [];
   #stopping = false;
-  #ordered = true;
+  #stoppedInOrder = true;
 
-  constructor(options: LocalPairOptions) {
+  constructor(options: LocalStackOptions) {
     this.#options = options;
   }
 
   /**
-   * Resolves with the producer's port when every service can do its work. When it rejects, `stop` is still due.
+   * Resolves with the producer's port when every service is ready. After a rejection the caller must still call `stop`.
    *
    * @throws {Error} whose message is for the person at the terminal; an AbortError when `signal` aborts.
    */
@@ -43,10 +44,10 @@ export class LocalPair {
     const { settings, write } = this.#options;
     const url = settings.databaseUrl ?? (await this.#startPostgres());
     signal.throwIfAborted();
-    // The producer would say it too, but among the logs of the consumers.
+    // The producer would report it too, but its line would be lost among the consumers' logs.
     await checkPort(settings.port);
     const applied = await migrate(url).catch((cause: NodeJS.ErrnoException) => {
-      // Where a name has several addresses, the error of all of them together has a code and no message.
+      // For a host name with several addresses, the error has a code and no message.
       throw new Error(`The database could not be migrated: ${cause.message || cause.code}`, { cause });
     });
     for (const name of applied) write(`applied ${name}\n`);
@@ -62,7 +63,7 @@ export class LocalPair {
           name,
           main: path.join(this.#options.root, index === 0 ? 'producer' : 'consumer', 'src/main.ts'),
           directory: this.#options.root,
-          // Chosen here and not read from the log, which may be told to leave that line out.
+          // Chosen here and not read from the log, whose level may leave that line out.
           port: index === 0 ? port : ports[index - 1]!,
           environment: { ...process.env, DATABASE_URL: url },
           prefix: colour(index, `${name.padEnd(width)} | `),
@@ -74,19 +75,19 @@ export class LocalPair {
     return port;
   }
 
-  /** Ends the producer, then the consumers, then PostgreSQL; resolves with whether each did so as it should. */
+  /** Stops the producer, then the consumers, then PostgreSQL; resolves with true where each stopped in order. */
   async stop(): Promise<boolean> {
     this.#stopping = true;
-    const deadline = this.#options.settings.shutdownTimeoutMs + GRACE_MS;
+    const timeoutMs = this.#options.settings.shutdownTimeoutMs + GRACE_MS;
     const [producer, ...consumers] = this.#services;
-    await producer?.stop(deadline);
-    await Promise.all(consumers.map((consumer) => consumer.stop(deadline)));
+    await producer?.stop(timeoutMs);
+    await Promise.all(consumers.map((consumer) => consumer.stop(timeoutMs)));
     const late = sleep(POSTGRES_STOP_MS, undefined, { ref: false }).then(() => this.#postgres?.stop('immediate'));
     await Promise.race([this.#postgres?.stop(), late]);
-    return this.#ordered;
+    return this.#stoppedInOrder;
   }
 
-  /** Ends everything at once. */
+  /** Kills everything at once. */
   async kill(): Promise<void> {
     this.#stopping = true;
     for (const service of this.#services) service.kill();
@@ -96,7 +97,7 @@ export class LocalPair {
   async #startPostgres(): Promise<string> {
     const { root, settings, write } = this.#options;
     const directory = path.join(root, '.data/postgres');
-    // 100 are PostgreSQL's own default; the 20 leave room for a psql.
+    // 100 is PostgreSQL's own default; 20 more leave room for psql.
     const max_connections = String(Math.max(100, settings.connections + 20));
     const postgres = await startEmbeddedPostgres({ directory, settings: { max_connections } }).catch((error) => {
       if (!(error instanceof DataInUseError)) throw error;
@@ -117,21 +118,21 @@ export class LocalPair {
 
   #ended(name: string, how: string, log = ''): void {
     if (!this.#stopping) this.#options.onLost(`${log}${log && '\n'}${name} ended by itself (${how})`);
-    // SIGTERM ends a service that is still being loaded: it has nothing to finish yet.
+    // SIGTERM ends a service that is still loading: it has nothing to finish yet.
     else if (how !== 'code 0' && how !== 'SIGTERM') {
-      this.#ordered = false;
+      this.#stoppedInOrder = false;
       this.#options.write(`${name} did not stop as it should (${how})\n`);
     }
   }
 }
 
-/** @throws {PortTakenError} where the producer could not listen. */
+/** @throws {PortTakenError} where another program listens on the port. */
 async function checkPort(port: number): Promise<void> {
   const probe = await listen(() => {}, port);
   await probe.stop();
 }
 
-/** Colours a prefix where standard output is a terminal that shows colours and NO_COLOR is not set. */
+/** Colours a prefix where standard output is a terminal with colours and NO_COLOR is not set. */
 function colour(index: number, prefix: string): string {
   const colours = ['cyan', 'yellow', 'green', 'magenta', 'blue'] as const;
   return styleText(colours[index % colours.length]!, prefix, { stream: process.stdout });

@@ -1,8 +1,7 @@
-/** Marks whose output a line is. */
+/** Puts the name of a process before each line of its output. */
 
 /**
- * Takes text in pieces as they come and hands on whole lines, each behind `prefix`; `end()` hands on a last line that has
- * no newline.
+ * Takes text in any pieces and writes whole lines, each behind `prefix`; `end()` writes a last line without newline.
  */
 export function prefixLines(prefix: string, write: (lines: string) => void) {
   let rest = '';

@@ -1,7 +1,7 @@
-/** `make run`: the whole pair on this machine, in one terminal, until Ctrl-C. */
+/** `make run`: PostgreSQL, a producer and consumers on this machine, in one terminal, until Ctrl-C. */
 import { fileURLToPath } from 'node:url';
 import { SettingsError } from '@pg-signals/runtime';
-import { LocalPair } from './localPair.ts';
+import { LocalStack } from './localStack.ts';
 import { type RunSettings, readRunSettings } from './runSettings.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -12,8 +12,8 @@ function run(settings: RunSettings): void {
   const write = (lines: string) => {
     if (readable) process.stdout.write(lines);
   };
-  const pair = new LocalPair({ root, settings, write, onLost: (reason) => end(1, `${reason}: stopping everything`) });
-  const starting = pair.start(abort.signal);
+  const stack = new LocalStack({ root, settings, write, onLost: (reason) => end(1, `${reason}: stopping everything`) });
+  const starting = stack.start(abort.signal);
 
   let ending = false;
   async function end(code: number, reason: string) {
@@ -21,20 +21,20 @@ function run(settings: RunSettings): void {
     ending = true;
     write(`${reason}\n`);
     abort.abort();
-    await starting.catch(() => {}); // what it has begun to start is to be stopped as well
-    const ordered = await pair.stop();
+    await starting.catch(() => {}); // so that stop() sees every process that it started
+    const inOrder = await stack.stop();
     if (code === 0) write('Stopped\n');
-    process.exit(ordered ? code : 1);
+    process.exit(inOrder ? code : 1);
   }
 
   process.on('SIGINT', () => {
     if (!ending) return end(0, 'Stopping; Ctrl-C again ends everything at once');
-    return pair.kill().finally(() => process.exit(1));
+    return stack.kill().finally(() => process.exit(1));
   });
-  // Not counted when it comes again: whoever signals the whole group sends one through make and one directly.
+  // A second one changes nothing: a signal to the whole group arrives twice, once through make.
   process.on('SIGTERM', () => end(0, 'Stopping'));
   process.on('SIGHUP', () => end(0, 'Stopping'));
-  // `make run | head`: nobody reads any more.
+  // `make run | head`: the reader is gone.
   process.stdout.on('error', () => {
     readable = false;
     return end(0, 'Stopping');

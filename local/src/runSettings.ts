@@ -1,4 +1,4 @@
-/** What the environment and `.env` say to `make run`. */
+/** The settings of `make run`, from the environment and `.env`. */
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseEnv } from 'node:util';
@@ -7,19 +7,19 @@ import { readProducerSettings } from '@pg-signals/producer';
 import { SettingsError } from '@pg-signals/runtime';
 
 export interface RunSettings {
-  /** A server that is there already; where undefined, one is to be started. */
+  /** A server to use; where undefined, `make run` starts one. */
   databaseUrl: string | undefined;
   /** The producer's port; 0 takes a free one. */
   port: number;
   consumers: number;
   shutdownTimeoutMs: number;
-  /** Connections that the services open at the most, all together. */
+  /** Connections that all services together open at most. */
   connections: number;
 }
 
 /**
- * Checks what the services will read as well, so that a wrong value is told once and before anything is started.
- * `DATABASE_URL` counts where the environment itself sets it: the one in `.env` is for services started by hand.
+ * Checks the settings of the services too, so that a wrong value is reported once and before anything starts.
+ * `DATABASE_URL` counts only where the environment itself sets it: the one in `.env` is for services started by hand.
  *
  * @throws {SettingsError} naming every variable that is wrong.
  */
@@ -50,7 +50,7 @@ function readConsumers(value: string): number {
   throw new SettingsError(`CONSUMERS: expected a whole number of at least 1, got ${JSON.stringify(value)}`);
 }
 
-/** What `read` returns; what it finds wrong goes to `wrong`, each line once. */
+/** Returns what `read` returns; each line of its error goes to `wrong` once. */
 function check<T>(read: () => T, wrong: Set<string>): T | undefined {
   try {
     return read();

@@ -1,4 +1,4 @@
-/** One of our services as a child process, its output behind a prefix. */
+/** Starts one of our services as a child process, its output behind a prefix. */
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
@@ -11,7 +11,7 @@ export interface ServiceOptions {
   name: string;
   /** The program, an absolute path. */
   main: string;
-  /** Where the program finds `.env`. */
+  /** The working directory, where the program finds `.env`. */
   directory: string;
   port: number;
   environment: NodeJS.ProcessEnv;
@@ -21,12 +21,12 @@ export interface ServiceOptions {
 
 export interface ServiceProcess {
   readonly name: string;
-  /** How it ended (`code 1`, `SIGKILL`), once it has and all its output is written. */
+  /** Resolves with how it ended (`code 1`, `SIGKILL`) when all its output is written. */
   readonly ended: Promise<string>;
-  /** Resolves when it answers that it can do its work; rejects when `signal` aborts. */
+  /** Resolves when `/readyz` answers 200; rejects when `signal` aborts. */
   ready(signal: AbortSignal): Promise<void>;
-  /** Asks it to stop, kills it after `deadlineMs`, and resolves when it has ended. */
-  stop(deadlineMs: number): Promise<void>;
+  /** Sends SIGTERM, kills it after `timeoutMs`, and resolves when it has ended. */
+  stop(timeoutMs: number): Promise<void>;
   kill(): void;
 }
 
@@ -35,10 +35,10 @@ export function startService(options: ServiceOptions): ServiceProcess {
   const { name, main, directory, port, environment, prefix, write } = options;
   const child = spawn(process.execPath, [...NODE_FLAGS, main], {
     cwd: directory,
-    // Compiled once for all of them and for the next run: less to do at the start, and some 20 MB less in each process.
+    // Compiled once for all of them and for the next run: a shorter start, and 20 MB less in each process.
     env: { NODE_COMPILE_CACHE: path.join(directory, '.data', 'compile-cache'), ...environment, PORT: String(port) },
     stdio: ['ignore', 'pipe', 'pipe'],
-    // A process group of its own: a terminal's Ctrl-C reaches the whole group, and the services stop in order.
+    // In its own process group: a terminal sends Ctrl-C to a whole group, and the services must stop in order.
     detached: true,
   });
   endWithUs(child, 'TERM');
@@ -55,9 +55,9 @@ export function startService(options: ServiceOptions): ServiceProcess {
     async ready(signal) {
       while (!(await answersReady(port))) await sleep(50, undefined, { signal });
     },
-    async stop(deadlineMs) {
+    async stop(timeoutMs) {
       child.kill('SIGTERM');
-      const late = setTimeout(() => child.kill('SIGKILL'), deadlineMs);
+      const late = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
       await ended;
       clearTimeout(late);
     },

@@ -1,6 +1,6 @@
 /**
- * Databases for tests. As vitest's global setup it brings up one real PostgreSQL for the whole run, or takes the one at
- * `DATABASE_URL`; each test file then clones a database of its own from a migrated template.
+ * Databases for tests. As vitest's global setup it starts one real PostgreSQL for the whole run, or uses the one at
+ * `DATABASE_URL`; each test file then clones its own database from a migrated template.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -10,14 +10,15 @@ import { migrate } from '@pg-signals/db/migrate';
 import pg from 'pg';
 import { startEmbeddedPostgres } from './embedded.ts';
 
-/** How the setup tells the test processes where the server is. */
+/** The variables by which the setup passes the server and the template to the test processes. */
 const SERVER = 'PG_SIGNALS_TEST_SERVER';
 const TEMPLATE = 'PG_SIGNALS_TEST_TEMPLATE';
 
+/** Called by vitest before all tests; what it returns is called after them. */
 export async function setup(): Promise<() => Promise<void>> {
   const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-test-'));
   const given = process.env.DATABASE_URL;
-  // No test crashes the machine, so flushing to the disk would prove nothing; the order of writes stays as it is.
+  // No test crashes the machine, so a flush to the disk would prove nothing.
   const server = given ? undefined : await startEmbeddedPostgres({ directory, settings: { fsync: 'off' } });
   const url = given ?? server!.url;
   const template = `pg_signals_template_${randomBytes(4).toString('hex')}`;
@@ -37,10 +38,10 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-/** A new database with the schema in place; an empty one with `migrated: false`. */
+/** A new database with the schema; an empty one with `migrated: false`. */
 export async function createTestDatabase({ migrated = true } = {}): Promise<TestDatabase> {
   const server = process.env[SERVER];
-  if (!server) throw new Error('createTestDatabase works under vitest alone: local/src/testing.ts is its global setup');
+  if (!server) throw new Error('createTestDatabase works only under vitest: local/src/testing.ts is its global setup');
   const name = `pg_signals_test_${randomBytes(6).toString('hex')}`;
   await onServer(server, `CREATE DATABASE ${name} TEMPLATE ${migrated ? process.env[TEMPLATE] : 'template0'}`);
   return {

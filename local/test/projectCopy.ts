@@ -1,4 +1,4 @@
-/** An installed copy of the project to run `make` in, and a look at what that leaves running. */
+/** An installed copy of the project, in which `make run` is started, and the processes that it leaves. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
@@ -15,24 +15,24 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Copies what git would hold, and links node_modules file by file, so that nothing has to be installed. */
+/** Copies what git tracks, and links node_modules file by file, so that nothing has to be installed. */
 export function copyProject(directory: string): void {
   const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' });
   for (const file of files.trim().split('\n')) {
-    if (!existsSync(path.join(root, file))) continue; // removed, but not yet for git
+    if (!existsSync(path.join(root, file))) continue; // removed, but not yet in git
     mkdirSync(path.dirname(path.join(directory, file)), { recursive: true });
     copyFileSync(path.join(root, file), path.join(directory, file));
   }
   const modules = [path.join(root, 'node_modules'), directory];
   // A hard link can't cross file systems.
   if (spawnSync('cp', ['-al', ...modules]).status !== 0) execFileSync('cp', ['-a', ...modules]);
-  // make compares its time with those of the files above; a new file, since its link is the original's too.
+  // make compares its time with those of the files above. A new file, since a link would change the original's too.
   const installed = 'node_modules/.package-lock.json';
   rmSync(path.join(directory, installed));
   copyFileSync(path.join(root, installed), path.join(directory, installed));
 }
 
-/** Every process that works inside one of the folders, as `pid command`. */
+/** Every process whose working directory is in one of the folders, as `pid command`. */
 export function processesIn(...directories: string[]): string[] {
   const real = directories.map((directory) => realpathSync(directory));
   return readdirSync('/proc').flatMap((pid) => {
@@ -42,7 +42,7 @@ export function processesIn(...directories: string[]): string[] {
       if (!real.some((directory) => `${at}/`.startsWith(`${directory}/`))) return [];
       return [`${pid} ${readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()}`];
     } catch {
-      return []; // it has ended meanwhile, or is another user's
+      return []; // it has ended, or belongs to another user
     }
   });
 }
@@ -53,10 +53,10 @@ export interface MakeOptions {
   user?: { uid: number; gid: number };
 }
 
-/** A `make run` that was started, as the person at the terminal sees it. */
+/** A `make run` as the person at the terminal sees it. */
 export class MakeRun {
   readonly make: ChildProcess;
-  /** How make ended: its code, or the signal. */
+  /** Resolves with the exit code of make, or the signal that ended it. */
   readonly ended: Promise<number | NodeJS.Signals>;
   output = '';
   readonly #looks = new Set<() => void>();
@@ -66,7 +66,7 @@ export class MakeRun {
       cwd: directory,
       env: { PATH: process.env.PATH, HOME: directory, ...variables },
       stdio: ['ignore', 'pipe', 'pipe'],
-      detached: true, // the leader of a process group, as a command in a terminal is
+      detached: true, // it leads a process group, like a command in a terminal
       ...user,
     });
     for (const stream of [this.make.stdout!, this.make.stderr!]) {
@@ -78,7 +78,7 @@ export class MakeRun {
     this.ended = new Promise((resolve) => this.make.once('close', (code, signal) => resolve(signal ?? code!)));
   }
 
-  /** Resolves when the output has what is looked for; rejects when make ends without. */
+  /** Resolves when the output matches; rejects when make ends before that. */
   async shows(pattern: RegExp): Promise<RegExpExecArray> {
     const { promise, resolve } = Promise.withResolvers<RegExpExecArray>();
     const look = () => {
@@ -93,18 +93,18 @@ export class MakeRun {
     return Promise.race([promise, neverCame]).finally(() => this.#looks.delete(look));
   }
 
-  /** Resolves with the producer's URL when all is ready. */
+  /** Resolves with the producer's URL when everything is ready. */
   async ready(): Promise<string> {
     const [, address] = await this.shows(/^Ready after .* curl -X POST (localhost:\d+)\/ingest$/m);
     return `http://${address}`;
   }
 
-  /** The program that make started. */
+  /** The process id of the program that make started. */
   get runner(): number {
     return Number(execFileSync('pgrep', ['-P', String(this.make.pid)], { encoding: 'utf8' }));
   }
 
-  /** What the terminal does: the signal goes to make and to all in its process group. */
+  /** As a terminal does: the signal goes to make and its whole process group. */
   pressCtrlC(): void {
     process.kill(-this.make.pid!, 'SIGINT');
   }

@@ -1,4 +1,4 @@
-/** `make run` as a new user meets it: started, used, stopped and broken in an installed copy of the project. */
+/** `make run` as a new user sees it: started, used, stopped and broken in an installed copy of the project. */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -17,17 +17,17 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Signal } from '@pg-signals/db';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
-import { freePort } from '../src/embedded.ts';
+import { freePort } from '../src/freePort.ts';
 import { createTestDatabase } from '../src/testing.ts';
 import { copyProject, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
 
-// Each starts up to three times three processes and a database; only a stuck one takes so long.
+// Each test starts up to three times three processes and a database; only one that hangs takes so long.
 vi.setConfig({ testTimeout: 60_000 });
 
 const onLinux = process.platform === 'linux';
 const isRoot = process.getuid?.() === 0;
-if (!onLinux) console.log('run.test.ts is skipped: what a run leaves behind is looked up in /proc, which Linux has.');
-else if (!isRoot) console.log('run.test.ts: as root and as another user is skipped, since only root can try both.');
+if (!onLinux) console.log('skipped: the tests of make run, which find left processes in /proc (Linux)');
+else if (!isRoot) console.log('skipped: make run as root and as another user, since only root can try both');
 
 const folders: string[] = [];
 let directory: string;
@@ -50,7 +50,7 @@ function newFolder(mode: number): string {
   return folder;
 }
 
-/** Starts `make run` on a free port; whatever the test does, nothing of it is left. */
+/** Starts `make run` on a free port; it ends with the test. */
 async function makeRun(options: Partial<MakeOptions> = {}): Promise<MakeRun> {
   const port = String(await freePort());
   const run = new MakeRun({ directory, ...options, variables: { PORT: port, ...options.variables } });
@@ -75,14 +75,14 @@ async function expectSignalIn(run: MakeRun, consumers: number, { id, signal_valu
   }
 }
 
-/** What a run leaves in the project's folder and where its data may lie outside of it. */
+/** Waits until no process works in the project's folder or in the folder of its data, which may be outside. */
 async function expectNothingLeft(project = directory): Promise<void> {
   const data = path.join(project, '.data/postgres');
   await expect.poll(() => processesIn(project, ...(existsSync(data) ? [data] : [])), { timeout: 20_000 }).toEqual([]);
 }
 
 describe.skipIf(!onLinux)('make run', () => {
-  test('starts on a fresh copy, shows the first signal in both consumers, stops with code 0 and leaves no process', async () => {
+  test('starts on a fresh copy, shows a signal in both consumers, stops with code 0 and leaves no process', async () => {
     const run = await makeRun();
     const signal = await postSignal(await run.ready());
     expect(signal.id).toBe(1);
@@ -90,13 +90,13 @@ describe.skipIf(!onLinux)('make run', () => {
     expect(run.output).toMatch(
       new RegExp(`^producer {3}\\| .* Inserting data into database .* signal_value=${signal.signal_value}$`, 'm'),
     );
-    expect(run.output).not.toContain('\u001b['); // no colours outside of a terminal
+    expect(run.output).not.toContain('\u001b['); // no colours outside a terminal
     process.kill(run.runner, 'SIGINT');
     expect(await run.ended).toBe(0);
     await expectNothingLeft();
   });
 
-  test('keeps the data, starts as many consumers as CONSUMERS says, and Ctrl-C stops producer, consumers, database in order', async () => {
+  test('keeps the data, starts CONSUMERS consumers, and Ctrl-C stops producer, consumers, database in order', async () => {
     const run = await makeRun({ variables: { CONSUMERS: '5' } });
     const signal = await postSignal(await run.ready());
     expect(signal.id).toBe(2);
@@ -122,7 +122,7 @@ describe.skipIf(!onLinux)('make run', () => {
     await expectNothingLeft();
   });
 
-  test('says that another one runs on the same data, and leaves that one alone', async () => {
+  test('reports that another one uses the same data, and leaves that one alone', async () => {
     const first = await makeRun();
     const url = await first.ready();
     const second = await makeRun();
@@ -132,7 +132,7 @@ describe.skipIf(!onLinux)('make run', () => {
     await expectSignalIn(first, 2, await postSignal(url));
   });
 
-  test('says that the port is taken and which variable changes it, and ends with code 1', async () => {
+  test('reports that the port is taken and which variable changes it, and ends with code 1', async () => {
     const other = createServer().listen(0);
     onTestFinished(() => void other.close());
     await once(other, 'listening');
@@ -146,7 +146,7 @@ describe.skipIf(!onLinux)('make run', () => {
     await expectNothingLeft();
   });
 
-  test('names every setting that is wrong before it starts anything', async () => {
+  test('names every wrong setting before it starts anything', async () => {
     const run = await makeRun({ variables: { CONSUMERS: 'two', PORT: '80800', LOG_FORMAT: 'xml' } });
     await run.ended;
     expect(run.output).toContain('CONSUMERS: expected a whole number of at least 1, got "two"');
@@ -166,7 +166,7 @@ describe.skipIf(!onLinux)('make run', () => {
     await database.drop();
   });
 
-  test('hands JSON logs through as they are', async () => {
+  test('passes JSON logs through unchanged', async () => {
     const run = await makeRun({ variables: { LOG_FORMAT: 'json' } });
     const { id } = await postSignal(await run.ready());
     const [, line] = await run.shows(/^consumer-1 \| (.*"notification received".*)$/m);
@@ -185,8 +185,9 @@ describe.skipIf(!onLinux)('make run', () => {
     await expectNothingLeft();
   });
 
-  test('ends everything at once on a second Ctrl-C, also while a request is held open', async () => {
-    const run = await makeRun();
+  test('ends everything at once on a second Ctrl-C, even while a request is open', async () => {
+    // Without the second Ctrl-C it would wait far longer than the test.
+    const run = await makeRun({ variables: { SHUTDOWN_TIMEOUT_MS: '600000' } });
     const { port } = new URL(await run.ready());
     const client = connect(Number(port), '127.0.0.1').on('error', () => {});
     onTestFinished(() => void client.destroy());
@@ -194,27 +195,25 @@ describe.skipIf(!onLinux)('make run', () => {
       'POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{',
     );
     await once(client, 'connect');
-    await fetch(`http://127.0.0.1:${port}/healthz`); // came after it, so the producer has the other request in hand
+    await fetch(`http://127.0.0.1:${port}/healthz`); // answered later, so the producer has begun the other request
     run.pressCtrlC();
     await run.shows(/^producer {3}\| .* Stopping/m);
-    const asked = Date.now();
     run.pressCtrlC();
     await run.ended;
-    expect(Date.now() - asked).toBeLessThan(5_000); // SHUTDOWN_TIMEOUT_MS is twice that
     await expectNothingLeft();
   });
 
-  test('stops in order when nobody reads its output any more', async () => {
+  test('stops in order when the reader of its output is gone', async () => {
     const run = await makeRun();
     const url = await run.ready();
     run.make.stdout!.destroy();
-    await postSignal(url); // the next line to be written
+    await postSignal(url); // makes it write the next line
     expect(await run.ended).toBe(0);
     await expectNothingLeft();
   });
 
   test('leaves no process behind when it is killed itself, and the next one starts on the same data', async () => {
-    const run = await makeRun({ variables: { LOG_LEVEL: 'error' } }); // ready without a line of the services
+    const run = await makeRun({ variables: { LOG_LEVEL: 'error' } }); // ready without a log line of the services
     const { id } = await postSignal(await run.ready());
     process.kill(run.runner, 'SIGKILL');
     await run.ended;
@@ -224,8 +223,8 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 });
 
-describe.skipIf(!onLinux || !isRoot)('make run, as another user and where the server may not look', () => {
-  test('works as root inside a folder that the server user can not enter', async () => {
+describe.skipIf(!onLinux || !isRoot)('make run, as another user and in a closed folder', () => {
+  test("works as root in a folder that the server's user can't enter", async () => {
     rmSync(path.join(directory, '.data'), { recursive: true });
     const project = path.join(newFolder(0o700), 'project');
     renameSync(directory, project);
@@ -241,13 +240,13 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and where the se
     }
     const data = path.join(directory, '.data/postgres');
     folders.push(realpathSync(data));
-    // The programs lie in the closed folder as well.
+    // The programs are in the closed folder too.
     expect(readdirSync(data)).toContainEqual(expect.stringMatching(/^native-/));
     rmSync(data);
   });
 
   test('works as an ordinary user, and root afterwards leaves the data with that user', async () => {
-    // Not nobody, whom root would take by itself.
+    // Not nobody, whom root would choose anyway.
     const id = (flag: string) => Number(execFileSync('id', [flag, 'daemon'], { encoding: 'utf8' }));
     const user = { uid: id('-u'), gid: id('-g') };
     const project = path.join(newFolder(0o755), 'project');
@@ -267,7 +266,7 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and where the se
   });
 });
 
-/** All but node_modules, whose files are linked with the original's. */
+/** Changes the owner of everything but node_modules, whose files are links to the original's. */
 function giveTo({ uid, gid }: { uid: number; gid: number }, folder: string): void {
   lchownSync(folder, uid, gid);
   for (const entry of readdirSync(folder, { withFileTypes: true })) {

@@ -1,6 +1,7 @@
 /** The PostgreSQL of one run: a real server on a fixed port, easy to crash. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type EmbeddedPostgres, freePort, startEmbeddedPostgres } from '@pg-signals/local/embedded';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import pg from 'pg';
 
 export class ChaosServer {
@@ -25,7 +26,7 @@ export class ChaosServer {
     return this.#inTurn(() => this.#start());
   }
 
-  /** Stops the server (`immediate` is a crash), leaves it down for `downMs`, and starts it on the same data and port. */
+  /** Stops the server (`immediate` is a crash) and starts it again after `downMs` on the same data and port. */
   bounce(mode: 'fast' | 'immediate', downMs: number): Promise<void> {
     return this.#inTurn(async () => {
       await this.#running!.stop(mode);
@@ -35,8 +36,8 @@ export class ChaosServer {
   }
 
   /**
-   * Kills one backend with SIGKILL: the postmaster ends all others, drops shared memory and recovers from the WAL. The
-   * postmaster itself lives on, so `pg_postmaster_start_time()` stays the same.
+   * Kills one backend with SIGKILL: the postmaster ends all others, drops shared memory and recovers from the WAL.
+   * The postmaster itself lives on, so `pg_postmaster_start_time()` stays the same.
    *
    * Resolves when the server accepts connections again.
    *
@@ -101,15 +102,15 @@ export class ChaosServer {
         max_connections: String(this.#maxConnections),
         // Only processes crash here, not the machine: what was written survives without a flush.
         fsync: 'off',
-        // A crash forgets what no commit waited for: above all the ids of transactions that rolled back or only notified,
-        // which are then assigned again. The default makes that window 0.2 s; the longest setting makes every crash hit it.
+        // A crash forgets what no commit waited for: above all the ids of transactions that rolled back or only
+        // notified, which are then assigned again. The default limits that to 0.2 s; this is the longest setting.
         wal_writer_delay: '10s',
       },
     });
   }
 }
 
-/** True where a connection was lost or refused, which is what a run is about. Any other error is a bug of the checker. */
+/** True when a connection was lost or refused, which a run is about. Any other error is a bug of the checker. */
 export function isConnectionError(error: unknown): boolean {
   // 08 connection exception, 53 too many connections, 57 shut down or not up yet.
   if (error instanceof pg.DatabaseError) return /^(08|53|57)/.test(error.code ?? '');
