@@ -1,4 +1,4 @@
-# Every target runs on a fresh clone: what it needs is installed first. Node itself comes with npm ci.
+# Every target works on a fresh clone: it first installs what it needs. npm ci installs Node itself too.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
@@ -17,7 +17,7 @@ run: $(INSTALLED) ## PostgreSQL, a producer on 8080 and CONSUMERS=2 consumers on
 	@exec node local/src/run.ts
 
 .PHONY: test
-test: $(INSTALLED) ## every test, against a PostgreSQL that it starts or the one at DATABASE_URL
+test: $(INSTALLED) ## every test, on a PostgreSQL that it starts or the one at DATABASE_URL
 	@npm test
 
 .PHONY: check
@@ -29,7 +29,7 @@ bench: $(INSTALLED) ## measure, beside peers
 	@npm run --silent bench
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## break things for SECONDS=60 and check that nothing was lost (SEED=… replays a run)
+chaos: $(INSTALLED) ## break things for SECONDS=60 and check that no signal is lost or doubled (SEED=… replays a run)
 	@node e2e/src/chaos/main.ts
 
 .PHONY: up
