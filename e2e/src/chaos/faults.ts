@@ -126,9 +126,9 @@ function killBackend({ rows }: Fault, server: ChaosServer): Promise<void> {
 }
 
 /**
- * A rolled-back transaction leaves nothing that must survive a crash, not even its id: after the recovery other transactions
- * get the same ids. A cursor that covers those ids skips their rows, if the writers are back before the consumers. A proof
- * may have moved the cursor there; or, every other time, a catch-up, since the consumers reconnect half way.
+ * A rolled-back transaction leaves nothing that must survive a crash, not even its id: after the recovery other
+ * transactions get the same ids. A cursor that covers those ids skips their rows, if the writers are back before the
+ * consumers. A proof may have moved the cursor there; or, every other time, a catch-up: the consumers reconnect half way.
  */
 async function afterRollbacks(
   { forMs, rows }: Fault,

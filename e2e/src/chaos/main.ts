@@ -1,10 +1,10 @@
 /**
- * The checker, `make chaos`: breaks connections, servers and processes on purpose and checks that every committed signal
- * was delivered exactly once. It ends with code 1 when ours broke a rule.
+ * The checker, `make chaos`: breaks connections, servers and processes on purpose and checks that every committed
+ * signal was delivered exactly once. It ends with code 1 when ours broke a rule.
  *
- * SEED replays the decisions of a run; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run; RIVALS=1
- * or 0 says whether the same faults hit other clients too (by default from 60 s on); CHAOS_VERBOSE=1 prints each fault and
- * every log line of ours as it happens.
+ * SEED replays the decisions of a run; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run;
+ * RIVALS=1 or 0 says whether the same faults hit other clients too (by default from 60 s on); CHAOS_VERBOSE=1 prints
+ * each fault and every log line of ours as it happens.
  */
 import { randomInt } from 'node:crypto';
 import { cohort, report } from './report.ts';

@@ -21,7 +21,7 @@ const LISTEN_TIMEOUT_MS = 60_000;
 const DRAIN_TIMEOUT_MS = 30_000;
 /** How long all stay connected after that, so that a late duplicate shows. */
 const AFTERMATH_MS = 1_000;
-/** The longest backoff before an attempt to connect is 30 s; a signal that takes longer than that and a proof was forgotten. */
+/** The longest backoff before an attempt to connect is 30 s; a signal later than that and a proof was forgotten. */
 export const LATE_AFTER_MS = 35_000;
 
 export interface RunSettings {
@@ -39,7 +39,7 @@ export interface Outcome {
   readonly startedAt: number;
   readonly rows: number;
   readonly transactions: number;
-  /** Transactions that the table lacks though their COMMIT was confirmed: the server lost them, and the run proves nothing. */
+  /** Transactions whose COMMIT was confirmed and that the table lacks: the server lost them, the run proves nothing. */
   readonly lostByServer: number;
   readonly faults: readonly InjectedFault[];
   readonly results: readonly { readonly consumer: Consumer; readonly verdict: Verdict }[];
@@ -59,7 +59,7 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const totalMs = settings.seconds * 1_000;
   const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-chaos-'));
   cleanup.defer(() => rmSync(directory, { recursive: true, force: true }));
-  // Each of ours takes at most 4 connections, each rival 2, the checker the rest: few enough to use them all up quickly.
+  // Each of ours takes at most 4 connections, a rival 2, the checker the rest: few enough to use them all up quickly.
   const server = new ChaosServer(directory, 28 + 4 * settings.consumers);
   cleanup.defer(() => server.close());
   await server.start();
@@ -101,7 +101,7 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   };
 }
 
-/** A cohort for each of ours; the rivals share the first one, so that the same faults hit them and our first consumer. */
+/** A cohort for each of ours; the rivals are in the first, so that the same faults hit them and our first consumer. */
 function createConsumers({ consumers, rivals, onLog }: RunSettings, url: string): Consumer[] {
   return [
     ...Array.from({ length: consumers }, (_, cohort) => ({

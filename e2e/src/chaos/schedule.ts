@@ -1,7 +1,7 @@
 /** Which faults a run injects and when, drawn from the seed before the run begins. */
 import { Random } from './random.ts';
 
-/** How long a fault of each kind lasts, in ms, and whether it hits one cohort of consumers or, through the server, all. */
+/** How long a fault of each kind lasts, in ms, and whether it hits one cohort of consumers or all, by the server. */
 const KINDS = {
   'terminate the listening backend': { ms: [0, 0], scope: 'cohort' },
   'terminate the other backends': { ms: [0, 0], scope: 'cohort' },
@@ -44,8 +44,8 @@ export function quietEnds(totalMs: number): { headMs: number; tailMs: number } {
 }
 
 /**
- * Draws the faults of a run: rounds of one to three that overlap, with gaps between; every fourth gap is long enough for
- * all to settle. Every kind comes once before any comes again.
+ * Draws the faults of a run: rounds of one to three that overlap, with gaps between; every fourth gap is long enough
+ * for all to settle. Every kind comes once before any comes again.
  */
 export function drawSchedule(seed: string, totalMs: number, cohorts: number): Fault[] {
   const random = new Random(seed, 'faults');

@@ -1,4 +1,4 @@
-/** Writers, connected to the server without a proxy: they carry out the plans and record when each commit was confirmed. */
+/** Writers, connected without a proxy: they carry out the plans and record when each commit was confirmed. */
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
@@ -14,8 +14,8 @@ const RECONNECT_MS = 100;
 
 export class Writers {
   /**
-   * When COMMIT returned, by transaction. A commit whose answer was lost is not here: the table shows at the end whether it
-   * happened.
+   * When COMMIT returned, by transaction. A commit whose answer was lost is not here: the table shows at the end
+   * whether it happened.
    */
   readonly committedAt = new Map<string, number>();
   readonly #server: ChaosServer;
@@ -34,7 +34,7 @@ export class Writers {
     this.#seed = seed;
   }
 
-  /** Starts `count` writers and two transactions that stay open for the whole run. Rejects only on a bug of the checker. */
+  /** Starts `count` writers and two transactions that stay open for the whole run. Rejects on a bug of the checker. */
   run(count: number): Promise<unknown> {
     const writers = Array.from({ length: count }, (_, i) => this.#write(`w${i + 1}`));
     this.#running = Promise.all([...writers, this.#stayOpen('open1', 'commit'), this.#stayOpen('open2', 'rollback')]);
@@ -85,7 +85,7 @@ export class Writers {
     await client?.end();
   }
 
-  /** Keeps a transaction open all the time, with rows at its start and its end; begins a new one after a lost connection. */
+  /** Keeps a transaction open, with rows at its start and its end; begins a new one when the connection is lost. */
   async #stayOpen(name: string, end: 'commit' | 'rollback'): Promise<void> {
     let client: pg.Client | undefined;
     for (let n = 1; !this.#stopping; n++) {
