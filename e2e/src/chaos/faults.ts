@@ -47,12 +47,17 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   'terminate the other backends': (_fault, hit, { server }) =>
     withClient(server, (client) => terminate(client, hit, 'others')),
 
-  'terminate all backends in a loop': ({ forMs }, hit, { server }) =>
-    withClient(server, async (client) => {
-      let terminated = 0;
-      for (const end = now() + forMs; now() < end; await sleep(20)) terminated += await terminate(client, hit, 'all');
-      return terminated;
-    }),
+  'terminate all backends in a loop': ({ forMs }, hit, { server }) => terminateFor(forMs, server, hit, 'all'),
+
+  // A large row is notified without its values, so the consumer reads it: on a connection that fails, while the one that
+  // listens works.
+  'terminate the other backends among large rows': async ({ forMs }, hit, { server, writers }) => {
+    const [terminated] = await Promise.all([
+      terminateFor(forMs, server, hit, 'others'),
+      writeLargeRows(forMs, writers),
+    ]);
+    return terminated;
+  },
 
   'cut the connections': async (_fault, hit) => {
     for (const { proxy } of hit) proxy.cut();
@@ -120,6 +125,11 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   'crash of one backend': (fault, _hit, { server }) => killBackend(fault, server),
 };
 
+/** Rows of 9 kB, which a notification can't hold, in small transactions. */
+async function writeLargeRows(forMs: number, writers: Writers): Promise<void> {
+  for (const end = now() + forMs; now() < end; await sleep(5)) await writers.burst(10, 9_000);
+}
+
 /** The backend of any consumer or writer, drawn from the seed as far as the backends come in the same order. */
 function killBackend({ rows }: Fault, server: ChaosServer): Promise<void> {
   return server.killBackend(['chaos consumer %', 'chaos writer%'], rows);
@@ -165,6 +175,20 @@ async function terminate(client: pg.Client, hit: readonly Consumer[], which: key
     [names(hit)],
   );
   return rowCount ?? 0;
+}
+
+/** Terminates again and again, every 20 ms. */
+function terminateFor(
+  forMs: number,
+  server: ChaosServer,
+  hit: readonly Consumer[],
+  which: keyof typeof WHICH,
+): Promise<number> {
+  return withClient(server, async (client) => {
+    let terminated = 0;
+    for (const end = now() + forMs; now() < end; await sleep(20)) terminated += await terminate(client, hit, which);
+    return terminated;
+  });
 }
 
 const WHICH = { listening: `query ~* '^\\s*listen'`, others: `query !~* '^\\s*listen'`, all: 'true' };

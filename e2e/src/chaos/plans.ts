@@ -105,11 +105,12 @@ export function decidePlan(random: Random, name: string): Plan {
   return { kind, transaction, pauseMs: random.chance(0.1) ? random.int(200, 800) : random.int(0, 120) };
 }
 
-/** `count` rows, made by the server itself. */
-export function insertSelect(name: string, count: number): string {
+/** `count` rows, made by the server itself, each with attributes of `size` characters. */
+export function insertSelect(name: string, count: number, size = 0): string {
   return `
-    INSERT INTO signals (signal_name, signal_value)
-    SELECT '${name}.' || n, n / 7.0 FROM generate_series(1, ${count}) AS n
+    INSERT INTO signals (signal_name, signal_value, attributes)
+    SELECT '${name}.' || n, n / 7.0, jsonb_build_object('long', repeat('x', ${size}))
+    FROM generate_series(1, ${count}) AS n
     RETURNING xid::text`;
 }
 

@@ -6,6 +6,7 @@ const KINDS = {
   'terminate the listening backend': { ms: [0, 0], scope: 'cohort' },
   'terminate the other backends': { ms: [0, 0], scope: 'cohort' },
   'terminate all backends in a loop': { ms: [1_000, 2_000], scope: 'cohort' },
+  'terminate the other backends among large rows': { ms: [1_000, 2_000], scope: 'cohort' },
   'cut the connections': { ms: [0, 0], scope: 'cohort' },
   'silence both ways': { ms: [1_000, 4_000], scope: 'cohort' },
   'silence towards the client': { ms: [1_000, 4_000], scope: 'cohort' },

@@ -61,12 +61,15 @@ export class Writers {
     };
   }
 
-  /** Writes `rows` rows as fast as the server takes them; gives up when the connection is lost. */
-  async burst(rows: number): Promise<void> {
+  /**
+   * Writes `rows` rows as fast as the server takes them, each with attributes of `size` characters; gives up when the
+   * connection is lost.
+   */
+  async burst(rows: number, size = 0): Promise<void> {
     const name = `burst${++this.#bursts}`;
     let client: pg.Client | undefined;
     for (let done = 0; done < rows; done += BURST_STEP) {
-      const text = insertSelect(`${name}.${done}`, Math.min(BURST_STEP, rows - done));
+      const text = insertSelect(`${name}.${done}`, Math.min(BURST_STEP, rows - done), size);
       const insert: Transaction = { end: 'autocommit', statement: { kind: 'sql', text } };
       client = await this.#survive(client, (connected) => this.#carryOut(connected, insert));
       if (!client) return;
