@@ -128,8 +128,8 @@ export function discard(client: PoolClient): void {
  * Ends the connections that lie idle in the pool. What broke one of them may have broken all, and each would cost the
  * next query its whole timeout to find that out.
  */
-export async function discardIdle(pool: Pool): Promise<void> {
-  for (let idle = pool.idleCount; idle > 0; idle--) discard(await pool.connect());
+export async function discardIdle(pool: Pool, timeoutMs: number): Promise<void> {
+  for (let idle = pool.idleCount; idle > 0; idle--) discard(await acquire(pool, timeoutMs));
 }
 
 const ignore = () => {};

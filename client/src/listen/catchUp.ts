@@ -23,7 +23,7 @@ export interface RowSource<Item> {
   waiting(): Iterable<Item>;
   /** True for a row that was delivered before. */
   isDuplicate(xid: number, id: number): boolean;
-  /** To be called just before a row is delivered. */
+  /** To be called just before a row is delivered: a notified row goes into the cursor, one that is read moves the place. */
   record(xid: number, id: number): void;
 }
 
@@ -42,7 +42,7 @@ export interface CatchUpOptions {
 interface OpenRead {
   readonly from: Snapshot;
   readonly to: Snapshot;
-  /** Delivered beyond `from` before this read, by way of notifications. */
+  /** Delivered beyond `from` before this read, by notifications. */
   readonly delivered: DeliveredRows;
   place: ReadingPlace;
 }
@@ -65,25 +65,31 @@ export class CatchUp {
 
   /** The first time, every commit counts that this durable snapshot does not cover. After that it does nothing. */
   begin(snapshot: Snapshot): void {
-    this.#cursor ??= new Cursor(snapshot);
+    if (!this.#cursor) this.#stand(new Cursor(snapshot));
   }
 
   /** Everything that `snapshot` covers was delivered: notifications have proved it. */
   prove(snapshot: Snapshot): void {
     this.#cursor!.prove(snapshot);
-    this.#failover.remember(snapshot);
+    this.#failover.remember(this.#cursor!.snapshot);
+  }
+
+  #stand(cursor: Cursor): void {
+    this.#cursor = cursor;
+    this.#failover.remember(cursor.snapshot);
   }
 
   /**
-   * Delivers all that a durable snapshot covers and the cursor does not; the cursor is there then. Resolves with false when
+   * Delivers all that a durable snapshot covers and the cursor does not, and moves the cursor to it. Resolves with false when
    * `ended` came first: nothing is lost then, and the next call goes on.
    */
   async readTo(to: Snapshot, ended: AbortSignal): Promise<boolean> {
     if (this.#cursor) await this.#checkServer(this.#cursor, to);
-    else if (to.server.standby) this.#cursor = await this.#beginOnStandby(to);
+    else if (to.server.standby) this.#stand(await this.#beginOnStandby(to));
     else this.begin(to);
     const cursor = this.#cursor!;
     if (to.server.standby) return this.#readStandby(cursor, to, ended);
+    // At most two rounds: to the end of a read that broke off, then on to `to`.
     while (this.#open || cursor.snapshot !== to) {
       this.#open ??= { from: cursor.snapshot, to, delivered: cursor.delivered(), place: BEGINNING };
       const open = this.#open;
@@ -130,7 +136,7 @@ export class CatchUp {
 
   // --- on a standby: it shows rows, but not which transactions are running. What lies below xmin is certain -------------
 
-  /** What a standby shows of transactions that may still be running was committed before the beginning. */
+  /** A standby may show rows of transactions above xmin. They were committed before the beginning, so they count as delivered. */
   async #beginOnStandby(now: Snapshot): Promise<Cursor> {
     const cursor = new Cursor(settledBelow(now));
     for await (const rows of this.#standbyPages(cursor.snapshot)) {
@@ -139,23 +145,30 @@ export class CatchUp {
     return cursor;
   }
 
-  /** Reads all from the oldest running transaction on again each time, and drops what was delivered of it before. */
+  /** Reads all from the oldest running transaction on again each time, and leaves out what was delivered of it before. */
   async #readStandby(cursor: Cursor, now: Snapshot, ended: AbortSignal): Promise<boolean> {
     const delivered = cursor.delivered();
+    const open = this.#open;
     const settled = settledBelow(now);
+    /** Rows delivered before that are not settled, and that this standby has. */
     let shown = 0;
-    this.#open = undefined;
     for await (const rows of this.#standbyPages(cursor.snapshot)) {
       await this.#deliver(rows, ended, {
         isDuplicate(xid, id) {
-          const duplicate = delivered.has(xid, id);
-          if (duplicate && !settled.covers(xid)) shown++;
-          return duplicate;
+          const known = delivered.has(xid, id);
+          if (known && !settled.covers(xid)) shown++;
+          if (!known && open && wasRead(open, xid, id)) cursor.record(xid, id);
+          else if (!known) return false;
+          return true;
         },
-        record: (xid, id) => cursor.record(xid, id),
+        record(xid, id) {
+          cursor.record(xid, id);
+          open?.delivered.add(xid, id);
+        },
       });
       if (ended.aborted) return false;
     }
+    this.#open = undefined;
     // Where it lags behind another server that was read before, it may still be promoted without what that one has shown.
     // Until it shows all of that, the cursor stays on the other's history.
     if (now.xmin >= cursor.snapshot.xmax && shown === delivered.countBeyond(settled)) cursor.moveTo(settled);
@@ -186,8 +199,17 @@ export class CatchUp {
       });
     }
     this.#open = undefined;
-    this.#cursor = moved.cursor;
+    this.#stand(moved.cursor);
   }
 }
 
+/** True for a row that a read which broke off has delivered, or left out as delivered before. */
+function wasRead({ from, to, place }: OpenRead, xid: number, id: number): boolean {
+  if (from.covers(xid) || !to.covers(xid)) return false;
+  const isBeforePlace = xid < Number(place.xid) || (xid === Number(place.xid) && id <= Number(place.id));
+  const isStraggler = xid < from.xmax;
+  return place.part === 'stragglers' ? isStraggler && isBeforePlace : isStraggler || isBeforePlace;
+}
+
+/** What is certain of a snapshot of a standby. */
 const settledBelow = (now: Snapshot) => now.with({ text: `${now.xmin}:${now.xmin}:` });

@@ -6,10 +6,16 @@ import type { Snapshot } from './snapshot.ts';
 /** Rows read at a time, of 8,000 bytes each at most: 20 MB. */
 export const PAGE_ROWS = 2_500;
 
+/**
+ * Pins what the trigger pins, for this statement alone: times in UTC, and doubles that read back to the same value. As a
+ * condition it is checked once, before the first row.
+ */
+const PINNED = `(SELECT set_config('timezone', 'UTC', true) || set_config('extra_float_digits', '1', true)) IS NOT NULL`;
+
 /** Before the first id that a bigint can hold. */
 const BEFORE_ALL = '-9223372036854775808';
 
-/** One row as the trigger would have notified it, with what orders it. */
+/** One row as the trigger would have notified it, with its sort key. */
 export type CommittedRow = [payload: string, xid: string, id: string];
 
 /**
@@ -47,11 +53,11 @@ export async function readPage(
     const rows = running
       ? await query<CommittedRow>(stragglersSql(table), [`{${running}}`, to.text, ...after], timeoutMs)
       : [];
-    const next = follow(place, rows) ?? { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
+    const next = nextPlace(place, rows) ?? { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
     return { rows, next };
   }
   const rows = await query<CommittedRow>(restSql(table), [to.text, ...after], timeoutMs);
-  return { rows, next: follow(place, rows) };
+  return { rows, next: nextPlace(place, rows) };
 }
 
 /**
@@ -66,21 +72,21 @@ export async function readStandbyPage(
 ): Promise<Page> {
   const after: ReadingPlace = place === BEGINNING ? { ...place, xid: String(from.xmin) } : place;
   const rows = await query<CommittedRow>(standbySql(table), [from.text, after.xid, after.id, PAGE_ROWS], timeoutMs);
-  return { rows, next: follow(after, rows) };
+  return { rows, next: nextPlace(after, rows) };
 }
 
 /** The rows with these ids, whole, as JSON. */
 export async function readRows(query: Query, table: TableColumns, ids: number[], timeoutMs: number): Promise<string[]> {
   const rows = await query<[string]>(
     `SELECT row_to_json(feed_row)::text
-     FROM (SELECT ${columnsSql(table)} FROM ${tableSql(table)} WHERE id = ANY ($1::bigint[])) AS feed_row`,
+     FROM (SELECT ${columnsSql(table)} FROM ${tableSql(table)} WHERE id = ANY ($1::bigint[]) AND ${PINNED}) AS feed_row`,
     [ids],
     timeoutMs,
   );
   return rows.map(([payload]) => payload);
 }
 
-function follow({ part }: ReadingPlace, rows: CommittedRow[]): ReadingPlace | undefined {
+function nextPlace({ part }: ReadingPlace, rows: CommittedRow[]): ReadingPlace | undefined {
   if (rows.length < PAGE_ROWS) return undefined;
   const [, xid, id] = rows.at(-1)!;
   return { part, xid, id };
@@ -124,6 +130,7 @@ function pageSql(table: TableColumns, condition: string, limit: string): string 
     SELECT xid, id, (SELECT row_to_json(feed_row)::text FROM (SELECT ${columnsSql(table)}) AS feed_row) AS payload
     FROM ${tableSql(table)}
     WHERE ${condition}
+      AND ${PINNED}
     ORDER BY xid, id
     LIMIT ${limit}
   ) AS page

@@ -6,10 +6,10 @@ import type { Logger } from '../logger.ts';
 import { type Marker, ProofError, Prover } from './proof.ts';
 import { type Snapshot, takeDurableSnapshot } from './snapshot.ts';
 
-/** Called with each payload notified on a channel. */
-export type PayloadHandler = (payload: string) => void;
+/** Called with each payload notified on a channel. What it throws or rejects with is logged, nothing more. */
+export type PayloadHandler = (payload: string) => unknown;
 
-/** How rows can be received now. A follower gets a new one each time that this changes, after the old one has ended. */
+/** How rows can be received now. Each feed gets a new one whenever this changes, after the old one has ended. */
 export type Connection = ListeningConnection | PollingConnection;
 
 /** Notifications come through it, and that was proved. */
@@ -92,7 +92,7 @@ export class Connector {
 
   /** Listens until `signal` aborts; resolves when the connection is back in the pool with UNLISTEN done. */
   async run(signal: AbortSignal): Promise<void> {
-    const { logger, observer, retryMs } = this.#options;
+    const { pool, logger, observer, proofTimeoutMs, retryMs } = this.#options;
     for (let attempt = 1; !signal.aborted; attempt++) {
       observer.connecting();
       try {
@@ -112,7 +112,7 @@ export class Connector {
         } else {
           const delay = backoff(Math.max(attempt, 1));
           observer.retrying(error as Error, attempt + 1, delay);
-          await discardIdle(this.#options.pool).catch(() => {}); // a new one may fail too: the next attempt reports it
+          await discardIdle(pool, proofTimeoutMs).catch(() => {}); // a new one may fail too: the next attempt reports it
           logger.warn('Not listening, connecting again', { reason, delay_ms: delay, attempt: attempt + 1 });
           await sleep(delay, undefined, { signal }).catch(() => {});
         }
@@ -139,16 +139,22 @@ export class Connector {
     let following: Promise<void> | undefined;
     const stop = () => (opened ? over.abort() : lose(new Error('stopping')));
     signal.addEventListener('abort', stop);
+    if (signal.aborted) stop(); // while the connection was opened
     try {
-      await Promise.race([this.#open(client), lost.promise]);
+      const prover = await Promise.race([this.#open(client), lost.promise]);
       opened = true;
       onOpened();
+      // Before the snapshot: what is notified while the table is polled is dropped.
       await this.#stopPolling();
       const snapshot = await Promise.race([takeDurableSnapshot(query), lost.promise]);
-      const prove = () => this.#prove();
+      const prove = () =>
+        prover.prove().catch((error: Error) => {
+          lose(error);
+          throw error;
+        });
       following = this.#options.follow({ mode: 'listening', snapshot, ended: over.signal, prove });
       logger.info('Starting listener', { channels: [...this.#handlers.keys()].join(',') });
-      await Promise.race([this.#keepProving(over.signal), lost.promise]);
+      await Promise.race([this.#keepProving(prove, over.signal), lost.promise]);
       this.#client = undefined;
       await queryOn(client, 'UNLISTEN *', [], proofTimeoutMs);
       client.off('error', lose).off('end', onEnd).off('notification', this.#receive);
@@ -166,7 +172,7 @@ export class Connector {
   }
 
   /** LISTEN on every channel and the first proof: LISTEN alone succeeds where nothing will ever come. */
-  async #open(client: PoolClient): Promise<void> {
+  async #open(client: PoolClient): Promise<Prover> {
     const { query, onMarker, proofTimeoutMs: timeoutMs } = this.#options;
     const [row] = await queryOn<[boolean, number]>(
       client,
@@ -180,18 +186,20 @@ export class Connector {
         'this server is a standby, which has no notifications: point DATABASE_URL at the primary',
       );
     }
-    this.#prover = new Prover({ query, timeoutMs, receivedSoFar: () => this.#received, onMarker });
-    const channels = [this.#prover.channel, ...this.#handlers.keys()];
+    const prover = new Prover({ query, timeoutMs, receivedSoFar: () => this.#received, onMarker });
+    this.#prover = prover;
+    this.#client = client; // from here on a channel that is added is listened on by itself
+    const channels = [prover.channel, ...this.#handlers.keys()];
     const listen = channels.map((channel) => `LISTEN ${pg.escapeIdentifier(channel)}`).join('; ');
     await queryOn(client, listen, [], timeoutMs);
-    this.#client = client;
     try {
-      await this.#prover.prove();
+      await prover.prove();
+      return prover;
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;
       // No marker, but does the connection answer? Then something between us and the server swallows notifications.
       await queryOn(client, 'UNLISTEN *', [], timeoutMs);
-      // A pooler gives out process ids of its own, so the one that we got is not that of the server's backend.
+      // A pooler gives out process ids of its own, so the one of the handshake is not what pg_backend_pid() returns.
       const isPooler = (client as PoolClient & { processID: number }).processID !== backend;
       throw new NoListenError(
         isPooler
@@ -201,21 +209,11 @@ export class Connector {
     }
   }
 
-  async #keepProving(over: AbortSignal): Promise<void> {
+  async #keepProving(prove: () => Promise<void>, over: AbortSignal): Promise<void> {
     for (;;) {
       await sleep(this.#options.proofIntervalMs, undefined, { signal: over }).catch(() => {});
       if (over.aborted) return;
-      await this.#prove();
-    }
-  }
-
-  /** A proof that fails ends the connection; the error to see is then the one that `#listen` rejects with. */
-  async #prove(): Promise<void> {
-    try {
-      await this.#prover?.prove();
-    } catch (error) {
-      this.#lose?.(error as Error);
-      throw error;
+      await prove();
     }
   }
 
@@ -235,9 +233,20 @@ export class Connector {
   #receive = ({ channel, payload = '' }: Notification): void => {
     this.#received++;
     const handlers = this.#handlers.get(channel);
-    if (handlers) for (const handler of handlers) handler(payload);
+    if (handlers) for (const handler of handlers) this.#call(handler, channel, payload);
     else if (channel === this.#prover?.channel) this.#prover.receive(payload);
   };
+
+  /** A handler that throws must not end the reading of what else came with its payload. */
+  #call(handler: PayloadHandler, channel: string, payload: string): void {
+    const failed = (error: unknown) => this.#options.logger.error('Handler failed, going on', { channel, error });
+    try {
+      const result = handler(payload);
+      if (result instanceof Promise) result.catch(failed);
+    } catch (error) {
+      failed(error);
+    }
+  }
 
   /** On a connection that listens already; a new one listens on every channel anyway. */
   #send(command: 'LISTEN' | 'UNLISTEN', channel: string): void {

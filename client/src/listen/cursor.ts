@@ -1,11 +1,11 @@
-/** Where to resume: a snapshot, and what was delivered beyond it. So resuming neither skips nor repeats. */
+/** Where to resume: a snapshot, and the rows delivered beyond it. So resuming neither skips nor repeats. */
 import type { Snapshot } from './snapshot.ts';
 
 export class Cursor {
   #snapshot: Snapshot;
-  /** Proved, and not known to be on disk yet. */
+  /** Everything that it covers was delivered, too, but a crash may still undo it: it is nothing to resume from yet. */
   #pending: Snapshot | undefined;
-  /** Rows delivered that the snapshot does not cover, column by column: this is written once for each row. */
+  /** The rows delivered that the snapshot does not cover: two arrays, not one of pairs, since each row adds to them. */
   readonly #xids: number[] = [];
   readonly #ids: number[] = [];
 
@@ -17,11 +17,6 @@ export class Cursor {
   /** Everything that it covers was delivered, and no crash of its server can undo it. */
   get snapshot(): Snapshot {
     return this.#snapshot;
-  }
-
-  /** The newest snapshot of which everything was delivered. A crash may undo it: it is nothing to resume from yet. */
-  get proved(): Snapshot {
-    return this.#pending ?? this.#snapshot;
   }
 
   /** How many rows were delivered beyond the snapshot. */
@@ -42,9 +37,10 @@ export class Cursor {
   /**
    * A proof says that everything in `snapshot` was delivered.
    *
-   * It becomes the one to resume from when a later proof finds the WAL on disk up to it. Both came through one connection,
-   * and a crash would have ended that, so no crash lies between them. Of several it is the oldest that waits: under a steady
-   * load the newest is never on disk yet. A proof that was begun before the latest catch-up changes nothing.
+   * It becomes the one to resume from when this or a later proof finds the WAL on disk up to it. Both came through one
+   * connection, and a crash would have ended that, so no crash lies between them. Only one snapshot waits, the oldest: under
+   * a steady load the newest is never on disk yet, and replacing the one that waits would mean waiting forever. A proof that
+   * was begun before the latest catch-up changes nothing.
    */
   prove(snapshot: Snapshot): void {
     if (snapshot.takenAt < this.#snapshot.receivedAt) return;
@@ -73,11 +69,13 @@ export class DeliveredRows {
   readonly #ids = new Map<number, Set<number>>();
 
   constructor(xids: readonly number[], ids: readonly number[]) {
-    for (const [at, xid] of xids.entries()) {
-      const ofTransaction = this.#ids.get(xid);
-      if (ofTransaction) ofTransaction.add(ids[at]!);
-      else this.#ids.set(xid, new Set([ids[at]!]));
-    }
+    for (const [at, xid] of xids.entries()) this.add(xid, ids[at]!);
+  }
+
+  add(xid: number, id: number): void {
+    const ofTransaction = this.#ids.get(xid);
+    if (ofTransaction) ofTransaction.add(id);
+    else this.#ids.set(xid, new Set([id]));
   }
 
   has(xid: number, id: number): boolean {

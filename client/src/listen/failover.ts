@@ -33,17 +33,18 @@ export interface MovedCursor {
  */
 export class Failover {
   readonly #query: Query;
-  /** Proved snapshots of the last hour, the oldest first. */
+  /** Snapshots of the last hour that a cursor stood at, the oldest first. */
   #history: Snapshot[] = [];
 
   constructor(query: Query) {
     this.#query = query;
   }
 
-  remember(proved: Snapshot): void {
+  /** @param snapshot a durable one of which everything was delivered. */
+  remember(snapshot: Snapshot): void {
     const last = this.#history.at(-1);
-    if (last && proved.takenAt - last.takenAt < HISTORY_STEP_MS) return;
-    this.#history.push(proved);
+    if (last && snapshot.takenAt - last.takenAt < HISTORY_STEP_MS) return;
+    this.#history.push(snapshot);
     if (this.#history.length > HISTORY_LENGTH) this.#history.shift();
   }
 
@@ -56,25 +57,27 @@ export class Failover {
     const reached = reading ?? cursor.snapshot;
     const fate = await this.#fateOf(reached, now);
     if (fate.is === 'same') return undefined;
-    if (fate.is === 'other') {
-      this.#history = [];
-      const start = now.with({ text: FIRST_SNAPSHOT, lsn: 0n });
-      return { cursor: new Cursor(start), reason: 'it is another database cluster: reading its table from the start' };
-    }
-    const { fork } = fate;
+    const { fork } = fate.is === 'forked' ? fate : {};
     if (reading && fork !== undefined && reading.lsn <= fork) return undefined;
-    const known = [cursor.proved, cursor.snapshot, ...this.#history.toReversed()];
-    const shared = known.find(
-      ({ server, lsn }) => server.timeline <= reached.server.timeline && fork !== undefined && lsn <= fork,
-    );
-    const safe = shared ?? known.at(-1)!;
-    const delivered = cursor.delivered();
-    // The new server may lack what the old one delivered beyond the shared snapshot, and give its numbers out again.
-    const repeats = reading || delivered.countBeyond(safe) > 0 || (safe !== cursor.proved && safe !== cursor.snapshot);
+    const known = [...this.#history, cursor.snapshot];
+    const shared = known.filter(({ lsn }) => fork !== undefined && lsn <= fork);
+    this.#history = shared.slice(0, HISTORY_LENGTH);
+    // Where the fork is unknown, the oldest snapshot is the best guess; where it lies before all of them, none holds.
+    const safe = shared.at(-1) ?? (fate.is === 'forked' && fork === undefined ? known[0] : undefined);
+    if (!safe) {
+      const whose = fate.is === 'other' ? 'it is another database cluster' : 'it lacks all that was delivered';
+      return {
+        cursor: new Cursor(now.with({ text: FIRST_SNAPSHOT, lsn: 0n })),
+        reason: `${whose}: reading its table from the start`,
+      };
+    }
+    // The new server may lack what the old one delivered beyond the safe snapshot, and give its numbers out again.
+    const repeats = reading || safe !== cursor.snapshot || cursor.size > 0;
     const age = Math.round((performance.now() - safe.takenAt) / 1_000);
+    // From here on the new server's WAL counts, however far the old one's had come.
+    const lsn = safe.lsn < now.lsn ? safe.lsn : now.lsn;
     return {
-      // From here on the new server's WAL counts, however far the old one's had come.
-      cursor: new Cursor(safe.with({ server: now.server, lsn: 0n })),
+      cursor: new Cursor(safe.with({ server: now.server, lsn })),
       reason: repeats ? `it may lack what the old one committed last: reading again from ${age} s ago` : undefined,
     };
   }
@@ -85,7 +88,7 @@ export class Failover {
     if (server.systemIdentifier !== then.systemIdentifier) return { is: 'other' };
     // A standby promoted in place has lost nothing of what it showed itself.
     if (server.startedAt === then.startedAt) return { is: 'same' };
-    // A WAL that ends before what was on disk then is that of an older copy.
+    // On one timeline the WAL only grows: a shorter one is that of an older copy, or of a standby that lags behind.
     if (server.timeline === then.timeline && (server.standby || now.lsn >= lsn)) return { is: 'same' };
     return { is: 'forked', fork: await this.#forkOf(then, server) };
   }
@@ -99,7 +102,13 @@ export class Failover {
       SELECT (line[2]::pg_lsn - '0/0'::pg_lsn)::text
       FROM regexp_matches(pg_read_file($1), '^(\\d+)\\s+([0-9A-F]+/[0-9A-F]+)', 'gn') AS line
       WHERE line[1]::int = $2`;
-    const rows = await this.#query<[string]>(sql, [name, then.timeline]).catch(() => []);
-    return rows[0] && BigInt(rows[0][0]);
+    try {
+      const [row] = await this.#query<[string]>(sql, [name, then.timeline]);
+      return row && BigInt(row[0]);
+    } catch (error) {
+      // 42501: no privilege to read it; 58P01: there is no such file. Anything else may succeed at the next attempt.
+      if (/^(42501|58P01)$/.test((error as { code?: string }).code ?? '')) return undefined;
+      throw error;
+    }
   }
 }

@@ -1,4 +1,4 @@
-/** Joins notifications and table into one stream: every committed row, once, whatever happens in between. */
+/** A feed is one table that is followed: notifications and table joined into one stream, every committed row once. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff } from '@pg-signals/db';
 import { BoundedBuffer } from './buffer.ts';
@@ -62,8 +62,8 @@ export class Feed<Row extends FeedRow> {
   #mode: Mode = 'catching up';
   /** It has overflowed since it was live last. */
   #behind = false;
-  /** What the table is read up to before going live; undefined when a new one is to be taken. */
-  #readTo: Snapshot | undefined;
+  /** The snapshot to catch up to before going live; undefined when a new one is to be taken. */
+  #target: Snapshot | undefined;
   #provedAt: number | undefined;
   #wake = () => {};
 
@@ -75,7 +75,7 @@ export class Feed<Row extends FeedRow> {
     this.#catchUp = new CatchUp({ ...options, onServerChanged, deliver: this.#deliver });
   }
 
-  /** All that was committed longer ago than this, in ms, has come; undefined before the first proof. */
+  /** Everything committed longer ago than this, in ms, has been received; undefined before the first proof. */
   get proofAgeMs(): number | undefined {
     return this.#provedAt === undefined ? undefined : performance.now() - this.#provedAt;
   }
@@ -85,7 +85,10 @@ export class Feed<Row extends FeedRow> {
     return this.#options.dispatcher.idle();
   }
 
-  /** Whatever waits in the buffer when a mode begins is in the table too; only what came while catching up is still due. */
+  /**
+   * Every mode but `live` begins with an empty buffer: what waits there is in the table, and the next snapshot covers it.
+   * `live` keeps what came while catching up.
+   */
   #setMode(mode: Mode): void {
     this.#mode = mode;
     if (mode !== 'live') this.#buffer.clear();
@@ -137,20 +140,20 @@ export class Feed<Row extends FeedRow> {
     ended.addEventListener('abort', wake);
     if (connection.mode === 'listening') {
       this.#catchUp.begin(connection.snapshot);
-      this.#readTo = connection.snapshot;
+      this.#target = connection.snapshot;
     }
-    for (let attempt = 1; !ended.aborted; attempt++) {
+    for (let failures = 0; !ended.aborted; ) {
       try {
         if (connection.mode === 'listening') await this.#listen(connection);
         else await this.#poll(ended);
-        attempt = 0;
+        failures = 0;
       } catch (error) {
         if (ended.aborted) break;
-        this.#readTo = undefined; // what was taken out of the buffer and not delivered is in the table
-        attempt = Math.max(attempt, 1);
+        this.#target = undefined; // what was taken out of the buffer and not delivered is in the table
+        failures++;
         const { logger, observer, table } = this.#options;
         observer.readFailed(error as Error);
-        const fields = { reason: (error as Error).message, delay_ms: backoff(attempt), attempt: attempt + 1 };
+        const fields = { reason: (error as Error).message, delay_ms: backoff(failures), attempt: failures + 1 };
         logger.warn('Reading the table failed, reading again', { table: table.table, ...fields });
         await sleep(fields.delay_ms, undefined, { signal: ended }).catch(() => {});
       }
@@ -162,16 +165,16 @@ export class Feed<Row extends FeedRow> {
   /** Catches up and goes live, until the connection ends or the buffer overflows. */
   async #listen(connection: ListeningConnection): Promise<void> {
     const { ended } = connection;
-    if (this.#mode === 'overflowed' || !this.#readTo) {
+    if (this.#mode === 'overflowed' || !this.#target) {
       this.#setMode('catching up');
-      this.#readTo = await takeDurableSnapshot(this.#options.query);
+      this.#target = await takeDurableSnapshot(this.#options.query);
     }
-    const to = this.#readTo;
-    const level = await this.#catchUp.readTo(to, ended);
-    if (!level || this.#mode === 'overflowed') return;
+    const to = this.#target;
+    const done = await this.#catchUp.readTo(to, ended);
+    if (!done || this.#mode === 'overflowed') return;
     this.#setMode('live');
     this.#provedAt = to.takenAt;
-    if (this.#behind) this.#level();
+    if (this.#behind) this.#reportLevel();
     const notifications = this.#notifications(to, connection);
     while (!ended.aborted && this.#mode === 'live') {
       await this.#deliver(notifications, ended);
@@ -181,7 +184,7 @@ export class Feed<Row extends FeedRow> {
     }
   }
 
-  #level(): void {
+  #reportLevel(): void {
     this.#behind = false;
     const { logger, observer, table } = this.#options;
     observer.behind(false);

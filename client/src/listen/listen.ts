@@ -22,6 +22,7 @@ export interface ListenOptions extends Omit<ListenerOptions, 'concurrency'> {
 export async function* listen(pool: Pool, options: ListenOptions = {}): AsyncGenerator<Signal, void, void> {
   const { signal: given, ...rest } = options;
   const left = new AbortController();
+  // The callback resolves it; the loop awaits it, and puts a fresh one in its place before it yields.
   let arrival = Promise.withResolvers<Arrival | undefined>();
   const listener = new Listener(pool, rest, (signal) => {
     const done = Promise.withResolvers<void>();

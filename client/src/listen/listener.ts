@@ -26,7 +26,7 @@ export interface ListenerOptions {
   concurrency?: number;
   /** Notifications that wait at most (10,000); past that the table is read instead. */
   bufferMax?: number;
-  /** Time between two proofs, in ms (5,000). */
+  /** Time between two proofs, in ms (5,000). A proof: a marker sent through another connection comes back on this one. */
   proofIntervalMs?: number;
   /** Signals between two proofs (10,000). */
   proofEvery?: number;
@@ -34,7 +34,7 @@ export interface ListenerOptions {
   proofTimeoutMs?: number;
   /** Time between two reads of the table where LISTEN is unavailable, in ms (1,000). */
   pollMs?: number;
-  /** Time between two attempts to LISTEN there, in ms (30,000). */
+  /** Time between two attempts to LISTEN where it is unavailable, in ms (30,000). */
   retryMs?: number;
 }
 
@@ -63,8 +63,8 @@ const UNOBSERVED: ListenerObserver = {
   readFailed() {},
 };
 
-/** A page of the table may take longer than a proof: it may come from a cold disk. */
-const READ_TIMEOUTS = 6;
+/** Reading a page of the table may take this many times longer than a proof: it may come from a cold disk. */
+const READ_TIMEOUT_FACTOR = 6;
 
 /**
  * Delivers every signal that is committed from `Starting listener` on to each callback, exactly once while this object
@@ -86,7 +86,7 @@ export class Listener {
   readonly #feeds: Pick<Feed<FeedRow>, 'follow' | 'mark' | 'idle' | 'proofAgeMs'>[] = [];
   #started = false;
 
-  /** @throws {RangeError} for a pool of fewer than two connections. */
+  /** @throws {RangeError} for a pool of fewer than two connections, or an option that is not a positive number. */
   constructor(pool: Pool, ...callbacks: SignalCallback[]);
   constructor(pool: Pool, options: ListenerOptions, ...callbacks: SignalCallback[]);
   constructor(pool: Pool, first: ListenerOptions | SignalCallback = {}, ...rest: SignalCallback[]) {
@@ -94,6 +94,10 @@ export class Listener {
     const [given, callbacks] = typeof first === 'function' ? [{}, [first, ...rest]] : [first, rest];
     const observer = { ...UNOBSERVED, ...given.observer };
     this.#options = { ...DEFAULTS, logger: silent, ...given, observer };
+    for (const name of Object.keys(DEFAULTS) as (keyof typeof DEFAULTS)[]) {
+      const value = this.#options[name];
+      if (!(value > 0)) throw new RangeError(`${name}: expected a positive number, got ${value}`);
+    }
     const { logger, proofIntervalMs, proofTimeoutMs, retryMs } = this.#options;
     this.#query = createQuery(pool, proofTimeoutMs);
     this.#connector = new Connector({
@@ -116,13 +120,13 @@ export class Listener {
    * Follows another table that is written like `signals` (see `FeedTable`), with the same guarantees, on the same
    * connection.
    *
-   * @throws {Error} once the listener has started: a feed begins with it, so that it has a beginning.
+   * @throws {Error} once the listener has started: every feed takes its cursor at the start.
    */
   addFeed<Row extends FeedRow>(table: FeedTable<Row>, ...callbacks: Callback<Row>[]): this {
     if (this.#started) throw new Error('Add a feed before the listener starts');
     const { logger, concurrency, observer, bufferMax, proofEvery, pollMs, proofTimeoutMs } = this.#options;
     const dispatcher = new Dispatcher<Row>(callbacks, { concurrency, logger });
-    const readTimeoutMs = proofTimeoutMs * READ_TIMEOUTS;
+    const readTimeoutMs = proofTimeoutMs * READ_TIMEOUT_FACTOR;
     const query = this.#query;
     const options = { table, query, dispatcher, logger, observer, bufferMax, proofEvery, pollMs, readTimeoutMs };
     const feed = new Feed<Row>(options);
@@ -149,8 +153,8 @@ export class Listener {
   }
 
   /**
-   * How old the proof is, in ms, that everything committed before it has come: of several feeds the oldest. Undefined
-   * before the first proof.
+   * Everything committed longer ago than this, in ms, has been received; of several feeds, the oldest. Undefined before the
+   * first proof.
    */
   get proofAgeMs(): number | undefined {
     const ages = this.#feeds.map((feed) => feed.proofAgeMs);
@@ -172,7 +176,7 @@ export class Listener {
 
   async #follow(connection: Connection): Promise<void> {
     const { observer } = this.#options;
-    const tell = (now: boolean) => observer[connection.mode](now);
+    const tell = (now: boolean) => observer[connection.mode](now); // `listening` or `polling`
     tell(true);
     connection.ended.addEventListener('abort', () => tell(false), { once: true });
     await Promise.all(this.#feeds.map((feed) => feed.follow(connection)));

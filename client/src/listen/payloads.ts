@@ -26,7 +26,8 @@ export interface PayloadsOptions<Row extends FeedRow> {
 
 export class Payloads<Row extends FeedRow> {
   readonly #options: PayloadsOptions<Row>;
-  #read = new Map<number, Row>();
+  /** Truncated rows that were read together with one before them, by id. */
+  #whole = new Map<number, Row>();
 
   constructor(options: PayloadsOptions<Row>) {
     this.#options = options;
@@ -52,26 +53,27 @@ export class Payloads<Row extends FeedRow> {
    * The row with its content; undefined where it is no longer in the table, which is logged. Those that come after it in
    * `waiting` are read with it, so that a run of large rows costs one query for every sixteen.
    */
-  async whole({ id }: TruncatedRow, waiting: Iterable<unknown>): Promise<Row | undefined> {
+  async whole({ id, xid }: TruncatedRow, waiting: Iterable<unknown>): Promise<Row | undefined> {
     const { table, query, logger, observer, readTimeoutMs } = this.#options;
-    if (!this.#read.has(id)) {
+    if (this.#whole.get(id)?.xid !== xid) {
       const ids = [id];
       for (const payload of waiting) {
         if (ids.length >= ROWS) break;
         const next = this.#truncatedId(payload);
         if (next !== undefined && next !== id) ids.push(next);
       }
-      this.#read.clear();
+      this.#whole.clear();
       for (const payload of await readRows(query, table, ids, readTimeoutMs)) {
-        const row = table.parse(payload) as Row;
-        this.#read.set(row.id, row);
+        const row = this.parse(payload);
+        if (row) this.#whole.set(row.id, row as Row);
       }
     }
-    const row = this.#read.get(id);
-    this.#read.delete(id);
-    if (!row) {
+    const row = this.#whole.get(id);
+    this.#whole.delete(id);
+    if (row?.xid !== xid) {
       observer.rowMissing();
       logger.warn('A row was deleted before it could be read, skipping it', { table: table.table, id });
+      return undefined;
     }
     return row;
   }

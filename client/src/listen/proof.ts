@@ -13,7 +13,7 @@ export class ProofError extends Error {
 export interface Marker {
   /** When it was sent, by `performance.now()`. */
   readonly sentAt: number;
-  /** Resolves when the proof is complete; rejects where it fails. The marker may come before the answer that has this. */
+  /** Resolves when the proof is complete; rejects where it fails. The marker may come back before its query is answered. */
   readonly snapshot: Promise<Snapshot>;
 }
 
@@ -90,7 +90,7 @@ export class Prover {
     }
   }
 
-  /** Waits for the marker as long as the connection brings other notifications, otherwise until the timeout. */
+  /** Waits for the marker. Fails when a whole timeout has passed with nothing received. */
   async #inTime(arrival: Promise<void>): Promise<void> {
     let arrived = false;
     const done = arrival.then(() => {

@@ -7,7 +7,7 @@ export interface Server {
   readonly systemIdentifier: string;
   /** Grows by one with each promotion of a standby. */
   readonly timeline: number;
-  /** When the server was started: distinguishes a standby promoted in place from another server. */
+  /** When the server was started: stays the same when a standby is promoted without a restart. */
   readonly startedAt: string;
   readonly standby: boolean;
 }
@@ -22,12 +22,12 @@ export interface SnapshotFields {
   readonly flushedLsn: bigint;
   /** When it was asked for, by `performance.now()`: everything committed before that is in it. */
   readonly takenAt: number;
-  /** When its answer came: every snapshot asked for after that is newer. */
+  /** When its answer came: every snapshot asked for after that is newer, one asked for before may be older. */
   readonly receivedAt: number;
 }
 
 /**
- * A `pg_snapshot`: it says for each transaction whether it was over.
+ * A `pg_snapshot`: it says for each transaction whether it was over. Those that were, it *covers*.
  *
  * On a primary it is exact. A standby does not know which transactions are running (its `pg_current_snapshot()` has an
  * empty list of them), so there only what lies below `xmin` is certain.
@@ -59,7 +59,7 @@ export class Snapshot {
     this.running = new Set(running ? running.split(',').map(Number) : []);
   }
 
-  /** True for a committed transaction that is visible in this snapshot. */
+  /** True when the transaction was over at that moment. If it committed, its rows are visible in the snapshot. */
   covers(xid: number): boolean {
     return xid < this.xmax && !this.running.has(xid);
   }
@@ -73,7 +73,7 @@ const COLUMNS = `
   pg_current_snapshot()::text,
   (pg_control_system()).system_identifier::text,
   CASE WHEN pg_is_in_recovery()
-    THEN (pg_control_checkpoint()).timeline_id
+    THEN greatest((pg_control_checkpoint()).timeline_id, (pg_control_recovery()).min_recovery_end_timeline)
     ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
   END,
   pg_postmaster_start_time()::text,
@@ -81,7 +81,15 @@ const COLUMNS = `
   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn,
   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn`;
 
-type Row = [string, string, number, string, boolean, string, string];
+type Row = [
+  text: string,
+  systemIdentifier: string,
+  timeline: number,
+  startedAt: string,
+  standby: boolean,
+  lsn: string,
+  flushedLsn: string,
+];
 
 /**
  * Takes a snapshot that a crash can't undo: when this resolves, the WAL is on disk up to everything that the snapshot
@@ -91,6 +99,8 @@ type Row = [string, string, number, string, boolean, string, string];
  * written, that transaction never was, and its number is given to another one, whose rows a cursor at such a snapshot would
  * skip. So where some of the WAL is not on disk yet, the statement that takes the snapshot writes a message of a few bytes
  * into it, and its own commit flushes everything before that. There is no moment in between for a crash.
+ *
+ * (`||` is there to make both calls run; `local` flushes without waiting for standbys, whatever the role's setting is.)
  */
 export function takeDurableSnapshot(query: Query): Promise<Snapshot> {
   return take(

@@ -1,7 +1,7 @@
 /** Divides delivery into slices of time, between which the process reads its sockets. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 
-/** Half of a slice, in ms. */
+/** A slice is two of these, in ms. */
 const HALF_MS = 25;
 /** Rows between two checks of the clock. */
 const CHECK_ROWS = 8;

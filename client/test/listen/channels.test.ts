@@ -152,3 +152,24 @@ test('a payload over the limit is refused before it reaches the server, and the 
   await listeners.writer.client.query('COMMIT');
   await has('x'.repeat(7_999));
 });
+
+test('a handler that throws or rejects is logged, and the others get what comes', async () => {
+  const { payloads, handler, has } = recorder();
+  const listener = await listening({
+    prepare: (each) =>
+      each
+        .addListener('weather', (payload) => {
+          if (payload === 'sun') throw new Error('thrown');
+          return Promise.reject(new Error('rejected'));
+        })
+        .addListener('weather', handler),
+  });
+  const ids = await listeners.writer.insert(1);
+  await listeners.writer.client.query(`SELECT pg_notify('weather', 'sun'), pg_notify('weather', 'rain')`);
+  ids.push(...(await listeners.writer.insert(1)));
+  await Promise.all([has('rain'), listener.received(2)]);
+  expect(payloads).toEqual(['sun', 'rain']);
+  expect(listener.ids).toEqual(ids);
+  expect(listener.log).toContain('ERROR Handler failed, going on channel=weather error=Error: thrown');
+  expect(listener.log).toContain('ERROR Handler failed, going on channel=weather error=Error: rejected');
+});

@@ -51,9 +51,9 @@ test('a snapshot that is not on disk yet counts when a later proof says that it 
   cursor.prove(first);
   cursor.record(11, 2);
   cursor.prove(second);
-  expect([cursor.snapshot, cursor.proved, cursor.size]).toEqual([start, first, 2]);
+  expect([cursor.snapshot, cursor.size]).toEqual([start, 2]);
   cursor.prove(third);
-  expect([cursor.snapshot, cursor.proved, cursor.size]).toEqual([first, third, 1]);
+  expect([cursor.snapshot, cursor.size]).toEqual([first, 1]);
 });
 
 test('a proof that was begun before the latest catch-up moves nothing back', () => {

@@ -148,6 +148,18 @@ describe('on a standby', () => {
     await other.end();
   }
 
+  /** Lets the standby receive nothing any more. */
+  async function isolate(): Promise<Writer> {
+    const other = await Writer.connect(standby.url);
+    await other.client.query(`ALTER SYSTEM SET primary_conninfo = ''`);
+    await other.client.query('SELECT pg_reload_conf()');
+    for (let gone = false; !gone; ) {
+      const { rows } = await other.client.query('SELECT count(*)::int AS receivers FROM pg_stat_wal_receiver');
+      gone = rows[0].receivers === 0;
+    }
+    return other;
+  }
+
   async function promote(): Promise<Writer> {
     const other = await Writer.connect(standby.url);
     await other.client.query('SELECT pg_promote()');
@@ -236,7 +248,7 @@ describe('on a standby', () => {
     await listeners.writer.insert(100);
     await listener.received(100);
     // Without a proof begun after the last signal the consumer can't know that the standby has that signal too.
-    await listener.happened('latency', listener.counts.latency + 2);
+    await listener.happened('latency', listener.counts.latency + 3);
     await caughtUp();
     switchTo(standby.port);
     const promoted = await promote();
@@ -250,6 +262,59 @@ describe('on a standby', () => {
     close();
   });
 
+  test('a catch-up that is cut off and goes on at a standby delivers no row twice', async () => {
+    const { url, switchTo, cutOff, close } = await startSwitch();
+    const cut = Promise.withResolvers<void>();
+    let count = 0;
+    const listener = listeners.start({
+      url,
+      callback: () => {
+        if (++count === 1_000) {
+          switchTo(standby.port);
+          return cut.promise;
+        }
+        return undefined;
+      },
+    });
+    await listener.listening();
+    const open = await listeners.another();
+    await open.client.query('BEGIN');
+    const straggler = await open.insert(1);
+    const connectAgain = cutOff();
+    await listeners.writer.insert(4_000);
+    await open.client.query('COMMIT');
+    connectAgain();
+    await listener.received(1_000);
+    await caughtUp();
+    cut.resolve();
+    const [last] = await listeners.writer.insert(1);
+    await listener.until(() => listener.ids.includes(last!));
+    expect([listener.ids.length, new Set(listener.ids).size]).toEqual([4_002, 4_002]);
+    expect(listener.ids).toContain(straggler[0]);
+    await listeners.stop();
+    close();
+  });
+
+  test('after a failover to a server that shares nothing with it, it reads the table from the start', async () => {
+    const isolated = await isolate();
+    const { url, switchTo, close } = await startSwitch();
+    // The standby lacks these, so its next transactions have the same numbers as they.
+    for (let round = 0; round < 20; round++) await listeners.writer.insert(1);
+    const listener = listeners.start({ url });
+    await listener.listening();
+    switchTo(standby.port);
+    await isolated.client.query('SELECT pg_promote()');
+    const ids: number[] = [];
+    for (let round = 0; round < 5; round++) ids.push(...(await isolated.insert(1)));
+    await listener.listening(2);
+    ids.push(...(await isolated.insert(1)));
+    await listener.until(() => ids.every((id) => listener.ids.includes(id)));
+    expect(listener.log).toContain('it lacks all that was delivered: reading its table from the start');
+    await isolated.end();
+    await listeners.stop();
+    close();
+  });
+
   test('after a failover that lost commits it goes back to a safe point and says so, rather than skip', async () => {
     const { url, switchTo, close } = await startSwitch();
     const listener = start(url);
@@ -257,14 +322,8 @@ describe('on a standby', () => {
     const shared = await listeners.writer.insert(10);
     await listener.received(10);
     await caughtUp();
-    // The standby hears nothing any more; what the primary commits now is lost with it, but was delivered.
-    const cut = await Writer.connect(standby.url);
-    await cut.client.query(`ALTER SYSTEM SET primary_conninfo = ''`);
-    await cut.client.query('SELECT pg_reload_conf()');
-    for (let gone = false; !gone; ) {
-      const { rows } = await cut.client.query('SELECT count(*)::int AS receivers FROM pg_stat_wal_receiver');
-      gone = rows[0].receivers === 0;
-    }
+    // What the primary commits now is lost with it, but was delivered.
+    const cut = await isolate();
     for (let round = 0; round < 20; round++) await listeners.writer.insert(1);
     await listener.received(30);
     switchTo(standby.port);
@@ -297,6 +356,12 @@ async function startSwitch() {
     switchTo(port: number) {
       proxy.target = port;
       proxy.cut();
+    },
+    /** Breaks connections off, and takes no new ones until the returned function is called. */
+    cutOff() {
+      const open = proxy.block('connect');
+      proxy.cut();
+      return open;
     },
     close: () => proxy.close(),
   };

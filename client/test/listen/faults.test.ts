@@ -265,3 +265,15 @@ test('a connection that is lost in the middle of a transaction delivers the rest
   }
   await complete(listener, since);
 });
+
+test('stopped while its connection is being opened, it stops', async () => {
+  const url = new URL(server.url);
+  url.port = String(proxy.port);
+  const open = proxy.block('toClient');
+  const listener = listeners.start({ url: url.href });
+  await listener.happened('connecting');
+  const stopped = listener.stop();
+  open();
+  await stopped;
+  expect(listener.counts.listening).toBeUndefined();
+});

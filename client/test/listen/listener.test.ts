@@ -137,6 +137,12 @@ test('it may start before its database, and says what it does about it', async (
   await listeners.writer.client.query(`DROP DATABASE not_there_yet WITH (FORCE)`);
 });
 
+test('an option that is no positive number is refused at once', () => {
+  const pool = createPool({ connectionString: listeners.url, application_name: 'options' });
+  expect(() => new Listener(pool, { bufferMax: 0 })).toThrow('bufferMax: expected a positive number, got 0');
+  expect(() => new Listener(pool, { pollMs: Number.NaN })).toThrow('pollMs: expected a positive number, got NaN');
+});
+
 test('a pool of one connection is refused at once', () => {
   const pool = createPool({ connectionString: listeners.url, application_name: 'one', max: 1 });
   expect(() => new Listener(pool, () => {})).toThrow('a pool of at least 2 connections');
