@@ -2,16 +2,13 @@
 import express from 'express';
 import pg from 'pg';
 
+const INSERT = 'INSERT INTO signals ("timestamp", signal_name, signal_value) VALUES ($1, $2, $3)';
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
 const app = express();
 
 app.post('/ingest', async (_request, response) => {
   const signal = { timestamp: new Date(), signal_name: 'test_signal', signal_value: Math.random() };
-  await pool.query('INSERT INTO signals ("timestamp", signal_name, signal_value) VALUES ($1, $2, $3)', [
-    signal.timestamp,
-    signal.signal_name,
-    signal.signal_value,
-  ]);
+  await pool.query(INSERT, Object.values(signal));
   response.json(signal);
 });
 

@@ -1,52 +1,53 @@
-/** A PostgreSQL of the bench's own, with the settings that it comes with, in a folder that goes when it ends. */
-import { mkdtempSync, rmSync } from 'node:fs';
+/** A PostgreSQL of the bench's own, with default settings, in a folder that is removed when it stops. */
+import { mkdtempDisposable } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrate } from '@pg-signals/db/migrate';
-import { startEmbeddedPostgres } from '@pg-signals/local/embedded';
+import { type EmbeddedOptions, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import pg from 'pg';
 
-export interface BenchDatabase extends AsyncDisposable {
-  readonly url: string;
-  /** Of the postmaster. */
-  readonly pid: number;
-  /** A connection for what the bench itself asks. */
-  readonly client: pg.Client;
-  /** Makes another database on the same server, with the same tables, and resolves with its URL. */
-  another(name: string): Promise<string>;
+export type Database = Awaited<ReturnType<typeof startDatabase>>;
+
+export const temporaryFolder = () => mkdtempDisposable(path.join(tmpdir(), 'pg-signals-bench-'));
+
+export async function connect(connectionString: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString });
+  await client.connect();
+  return client;
 }
 
-/** `env` is added to the server's environment. */
-export async function startBenchDatabase(env: Record<string, string> = {}): Promise<BenchDatabase> {
-  const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-bench-'));
-  const server = await startEmbeddedPostgres({ directory, env }).catch((error) => {
-    rmSync(directory, { recursive: true, force: true });
-    throw error;
-  });
-  const client = new pg.Client({ connectionString: server.url });
-  async function stop(): Promise<void> {
-    await client.end().catch(() => {});
-    await server.stop();
-    rmSync(directory, { recursive: true, force: true });
-  }
-  try {
-    await migrate(server.url);
-    await client.connect();
-  } catch (error) {
-    await stop();
-    throw error;
-  }
+export async function startDatabase(options: Pick<EmbeddedOptions, 'settings' | 'env'> = {}) {
+  await using stack = new AsyncDisposableStack();
+  const { path: directory } = stack.use(await temporaryFolder());
+  const server = await startEmbeddedPostgres({ directory, ...options });
+  stack.defer(() => server.stop());
+  await migrate(server.url);
+  const client = await connect(server.url);
+  stack.defer(() => client.end());
+  const { rows } = await client.query<{ version: string }>("SELECT current_setting('server_version') AS version");
+  const started = stack.move();
   return {
     url: server.url,
+    /** Of the postmaster. */
     pid: server.pid,
+    version: `PostgreSQL ${rows[0]!.version}`,
+    /** A connection for the bench's own queries. */
     client,
-    async another(name) {
-      await client.query(`CREATE DATABASE ${pg.escapeIdentifier(name)}`);
-      const url = new URL(server.url);
-      url.pathname = `/${name}`;
-      await migrate(url.href);
-      return url.href;
+    /** Empties `signals`, and writes a checkpoint, so that no turn pays for the one before. */
+    async empty() {
+      await client.query('TRUNCATE signals'); // the ids go on: consumers tell signals apart by them
+      await client.query('CHECKPOINT');
     },
-    [Symbol.asyncDispose]: stop,
+    async countSignals(): Promise<number> {
+      return (await client.query('SELECT count(*)::int FROM signals')).rows[0].count;
+    },
+    /** Creates another database on the same server, with the same tables. Resolves with its URL. */
+    async another(name: string): Promise<string> {
+      await client.query(`CREATE DATABASE ${name}`);
+      const url = new URL(`/${name}`, server.url).href;
+      await migrate(url);
+      return url;
+    },
+    [Symbol.asyncDispose]: () => started.disposeAsync(),
   };
 }

@@ -1,35 +1,29 @@
-/** How figures are printed: what ran, and plain tables. */
-import { readFileSync } from 'node:fs';
+/** Prints what a program measured, and keeps it in `results/` for `readme.ts`. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
-import pg from 'pg';
+import type { Database } from './database.ts';
 
-/** One line that says which versions were measured on which machine. */
-export async function describeRun(databaseUrl: string): Promise<string> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  await client.connect();
-  const { rows } = await client.query<{ server_version: string }>('SHOW server_version');
-  await client.end();
-  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
-    version: string;
-  };
-  const cpus = os.cpus();
-  const memory = Math.round(os.totalmem() / 2 ** 30);
-  return [
-    `pg-signals ${version}, Node ${process.versions.node}, PostgreSQL ${rows[0]!.server_version},`,
-    `${os.type()} ${os.release()}, ${cpus.length} x ${cpus[0]?.model ?? 'unknown CPU'}, ${memory} GiB,`,
-    `load ${os.loadavg()[0]!.toFixed(2)} at the start`,
-  ].join(' ');
+const RESULTS = new URL('../results/', import.meta.url);
+const printed: string[] = [];
+
+/** Prints paragraphs and tables. */
+export function print(...texts: string[]): void {
+  for (const text of texts) console.log(`${text}\n`);
+  printed.push(...texts);
 }
 
-/** Rows under a head; the first column is text, the others are figures. */
-export function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows
-    .map((row) =>
-      widths
-        .map((width, column) => (column === 0 ? (row[0] ?? '').padEnd(width) : (row[column] ?? '').padStart(width)))
-        .join('   ')
-        .trimEnd(),
-    )
-    .join('\n');
+/** Writes all that was printed to `results/<name>.txt`, and `figures` to `results/<name>.json`. */
+export function keep(name: string, figures?: object): void {
+  mkdirSync(RESULTS, { recursive: true });
+  writeFileSync(new URL(`${name}.txt`, RESULTS), `${printed.join('\n\n')}\n`);
+  if (figures) writeFileSync(new URL(`${name}.json`, RESULTS), `${JSON.stringify(figures, null, 2)}\n`);
+}
+
+/** Prints which versions are measured on which machine. */
+export function printRun({ version }: Database, ...more: string[]): void {
+  const ours = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version;
+  const cpus = `${os.cpus().length} x ${os.cpus()[0]?.model.trim() ?? 'unknown CPU'}`;
+  const memory = `${Math.round(os.totalmem() / 2 ** 30)} GiB, load ${os.loadavg()[0]!.toFixed(2)} at the start`;
+  const versions = [`pg-signals ${ours}`, `Node ${process.versions.node}`, version, `${os.type()} ${os.release()}`];
+  print([...versions, cpus, memory, ...more].join(', '));
 }

@@ -1,7 +1,6 @@
 /**
- * A consumer that counts, as a process of its own: `node contestant.ts <way>`, forked.
- *
- * It says `ready` when it listens. Told a number it says so again, and gives its figures once it has so many signals.
+ * A consumer that counts, as a process of its own: `node contestant.ts <way>`. It sends `ready` when it listens. Sent a
+ * number, it answers `ready` again, and sends its figures when it has received that many signals.
  */
 import { createRequire } from 'node:module';
 import { createPool } from '@pg-signals/db';
@@ -12,21 +11,19 @@ import postgres from 'postgres';
 /** Its types say `export default`; what it exports is the function itself. */
 const createSubscriber = createRequire(import.meta.url)('pg-listen') as typeof import('pg-listen').default;
 
-/** The libraries that listen, and what reads the same rows from the table. */
+/** The libraries that listen; `SELECT` reads the same rows from the table as soon as it has its order. */
 export type Way = 'pg-signals' | 'pg' | 'pg-listen' | 'postgres' | 'SELECT';
 
-export interface Figures {
+export interface Counted {
   /** From the first signal to the last. */
-  readonly seconds: number;
-  /** From the last attempt to connect, or from the sending of the SELECT, to the last signal. */
-  readonly secondsInAll: number;
+  seconds: number;
+  /** From the last attempt to connect, or from sending the SELECT, to the last signal. */
+  secondsInAll: number;
   /** Of the whole process, its collector and compiler included, from the order to the last signal. */
-  readonly cpuSeconds: number;
-  /** Signals by the way they came, where the library tells. */
-  readonly sources: Record<Source, number>;
+  cpuSeconds: number;
+  /** Signals by the way they came; only pg-signals reports it. */
+  sources: Record<Source, number>;
 }
-
-export type Message = 'ready' | Figures;
 
 const url = process.env.DATABASE_URL!;
 let count = 0;
@@ -43,28 +40,19 @@ function counted(_signal: unknown): void {
 
 function report(lastAt: number): void {
   const { user, system } = process.cpuUsage(cpuBefore);
-  say({
-    seconds: (lastAt - firstAt) / 1_000,
-    secondsInAll: (lastAt - beganAt) / 1_000,
-    cpuSeconds: (user + system) / 1e6,
-    sources,
-  });
+  const [seconds, secondsInAll] = [(lastAt - firstAt) / 1_000, (lastAt - beganAt) / 1_000];
+  process.send!({ seconds, secondsInAll, cpuSeconds: (user + system) / 1e6, sources } satisfies Counted);
 }
 
-function say(message: Message): void {
-  process.send!(message);
-}
-
-let select = () => {};
-process.on('message', (order: number | 'select') => {
-  if (order === 'select') return select();
+let read = () => {};
+process.on('message', (order: number) => {
   count = 0;
   expected = order;
   sources = { notify: 0, catch_up: 0 };
   cpuBefore = process.cpuUsage();
-  say('ready');
+  process.send!('ready');
+  read();
 });
-process.on('disconnect', () => process.exit());
 
 const ways: Record<Way, () => Promise<void>> = {
   async 'pg-signals'() {
@@ -100,7 +88,7 @@ const ways: Record<Way, () => Promise<void>> = {
   async SELECT() {
     const client = new pg.Client({ connectionString: url });
     await client.connect();
-    select = async () => {
+    read = async () => {
       beganAt = performance.now();
       const columns = 'id, "timestamp", signal_name, signal_value, attributes';
       const { rows } = await client.query(`SELECT ${columns} FROM signals ORDER BY xid, id`);
@@ -110,4 +98,4 @@ const ways: Record<Way, () => Promise<void>> = {
 };
 
 await ways[process.argv[2] as Way]();
-say('ready');
+process.send!('ready');

@@ -1,111 +1,100 @@
-/** Measures one consumer that counts: what it takes in at the most, what it costs while it keeps up, and its catch-up. */
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
+/** Consumers that count: notifications that wait, rows that are inserted, and rows that were missed. */
+import { readFileSync } from 'node:fs';
+import { findPackageJSON } from 'node:module';
 import path from 'node:path';
-import type { Figures, Message, Way } from './contestant.ts';
+import type { Database } from '../database.ts';
+import { Program } from '../process.ts';
+import { print } from '../report.ts';
+import { compare, inTurns, medians, ROUNDS } from '../statistics.ts';
+import { type Aim, figure, table } from '../table.ts';
+import type { Counted, Way } from './contestant.ts';
 import type { Relay } from './relay.ts';
-import type { Writer } from './writer.ts';
+import { insert, PER_COMMIT, SIGNALS, WARM_UP, write } from './writer.ts';
 
-/** So that the compiler has seen the code, in batches as live and in bulk as held back. */
-const WARM_UP = 50_000;
-const PER_COMMIT = 1_000;
+/** The rows that each reader catches up. */
+const ROWS = Number(process.env.ROWS ?? 300_000);
+const WHILE_INSERTED = 'CPU s/million while inserted';
 
-export interface LiveFigures {
-  /** All notifications waited already. */
-  readonly backlog: Figures;
-  /** They come as they are inserted, a thousand in each commit. */
-  readonly paced: Figures;
+/** First all notifications wait, then they come as the rows are inserted. */
+export async function measureCounting({ client, empty }: Database, relay: Relay): Promise<Aim[]> {
+  const sources = { notify: 0, catch_up: 0 };
+  const libraries = ['pg-signals', 'pg', 'pg-listen', 'postgres'] as const;
+  const turns = await inTurns(libraries, ROUNDS, async (library) => {
+    await empty();
+    await using consumer = await startContestant(library, relay.url);
+    const paced = (signals: number) =>
+      count(consumer, signals, () => write(client, signals, { perCommit: PER_COMMIT }));
+    const backlog = (signals: number, last: string) =>
+      count(consumer, signals, async () => {
+        await relay.fill(consumer, last, () => write(client, signals, { last }));
+        relay.release(consumer);
+      });
+    await paced(WARM_UP);
+    await backlog(WARM_UP, 'last_of_warm_up');
+    const [waited, inserted] = [await backlog(SIGNALS, 'last_of_all'), await paced(SIGNALS / 2)];
+    sources.notify += waited.sources.notify + inserted.sources.notify;
+    sources.catch_up += waited.sources.catch_up + inserted.sources.catch_up;
+    return {
+      'signals/s': SIGNALS / waited.seconds,
+      'CPU s/million': (waited.cpuSeconds / SIGNALS) * 1e6,
+      [WHILE_INSERTED]: (inserted.cpuSeconds / (SIGNALS / 2)) * 1e6,
+    };
+  });
+  compare(turns, 'signals/s', 'pg', 'signals/s, % of pg');
+  compare(turns, WHILE_INSERTED, 'pg', 'while inserted, % of pg');
+  const rows = medians(turns);
+  print(
+    `Counting: ${figure(SIGNALS)} notifications that wait, JSON parsed; beside ${libraries.slice(1).map(versioned).join(', ')}`,
+    table('consumer', rows),
+    `pg-signals delivered ${figure(sources.notify)} by notification, ${figure(sources.catch_up)} from the table.`,
+  );
+  const [speed, cpu] = [rows['pg-signals']?.['signals/s, % of pg'], rows['pg-signals']?.['while inserted, % of pg']];
+  return [
+    { atLeast: 100, what: '% of plain pg when receiving', measured: speed },
+    { atMost: 120, what: "% of plain pg's CPU time while rows are inserted", measured: cpu },
+  ];
 }
 
-/** A turn of a library that listens. */
-export async function measureLive(
-  way: Way,
-  { writer, relay, signals, signal }: { writer: Writer; relay: Relay; signals: number; signal: AbortSignal },
-): Promise<LiveFigures> {
-  await writer.empty();
-  const consumer = await Contestant.start(way, relay.url, signal);
-  const paced = async (count: number) => {
-    await consumer.order(count);
-    return consumer.figures(() => writer.insert(count, { perCommit: PER_COMMIT }));
-  };
-  const backlog = async (count: number, last: string) => {
-    await consumer.order(count);
-    await relay.fill(consumer.process, last, () => writer.insert(count, { last }));
-    return consumer.figures(async () => relay.release(consumer.process));
-  };
-  await paced(WARM_UP);
-  await backlog(WARM_UP, 'last_of_warm_up');
-  const figures = { backlog: await backlog(signals, 'last_of_all'), paced: await paced(signals / 2) };
-  await consumer.stop();
-  return figures;
+/** Rows without notifications, read after the listening backend was killed; beside one SELECT of the same rows. */
+export async function measureCatchUp({ url, client, empty }: Database): Promise<Aim[]> {
+  const turns = await inTurns(['pg-signals', 'SELECT'], ROUNDS, async (reader) => {
+    await using consumer = await startContestant(reader, url);
+    async function missed(rows: number): Promise<Counted> {
+      await empty();
+      await client.query('SET session_replication_role = replica'); // triggers do not fire
+      await insert(client, rows, 'test_signal');
+      await client.query('SET session_replication_role = origin');
+      // Only a listener that has lost its connection looks for rows that it was not notified of.
+      const kill = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name = 'pg-signals' AND query LIKE 'LISTEN%'`;
+      return await count(consumer, rows, () => reader === 'SELECT' || client.query(kill));
+    }
+    await missed(WARM_UP);
+    const { seconds, secondsInAll, cpuSeconds } = await missed(ROWS);
+    const live = reader === 'SELECT' ? {} : { 'rows/s from the first on': ROWS / seconds };
+    return { 'rows/s': ROWS / secondsInAll, 'CPU s/million': (cpuSeconds / ROWS) * 1e6, ...live };
+  });
+  compare(turns, 'rows/s', 'SELECT', '% of SELECT');
+  const rows = medians(turns);
+  print(`Catching up: ${figure(ROWS)} rows missed, beside one SELECT with pg`, table('reader', rows));
+  return [{ atLeast: 60, what: '% of a plain SELECT when catching up', measured: rows['pg-signals']?.['% of SELECT'] }];
 }
 
-/** A turn of our catch-up, or of a SELECT of the same rows. */
-export async function measureCatchUp(
-  way: 'pg-signals' | 'SELECT',
-  { writer, url, rows, signal }: { writer: Writer; url: string; rows: number; signal: AbortSignal },
-): Promise<Figures> {
-  const consumer = await Contestant.start(way, url, signal);
-  const missed = async (count: number) => {
-    await writer.empty();
-    await writer.insertUnnotified(count);
-    await consumer.order(count);
-    // Only a listener that has lost its connection looks for rows that nobody told it of.
-    return consumer.figures(async () => (way === 'SELECT' ? consumer.select() : writer.cut('pg-signals')));
-  };
-  await missed(WARM_UP);
-  const figures = await missed(rows);
-  await consumer.stop();
-  return figures;
+async function startContestant(way: Way, databaseUrl: string): Promise<Program> {
+  const file = path.join(import.meta.dirname, 'contestant.ts');
+  const contestant = new Program([process.execPath, file, way], { env: { DATABASE_URL: databaseUrl } });
+  await contestant.message();
+  return contestant;
 }
 
-class Contestant {
-  readonly process: ChildProcess;
-  readonly #signal: AbortSignal;
+/** Has a contestant count its next `signals` signals, which `cause` makes it receive. */
+async function count(contestant: Program, signals: number, cause: () => unknown): Promise<Counted> {
+  await contestant.ask(signals);
+  const [counted] = await Promise.all([contestant.message<Counted>(), cause()]);
+  return counted;
+}
 
-  private constructor(child: ChildProcess, signal: AbortSignal) {
-    this.process = child;
-    this.#signal = signal;
-  }
-
-  static async start(way: Way, databaseUrl: string, signal: AbortSignal): Promise<Contestant> {
-    const child = fork(path.join(import.meta.dirname, 'contestant.ts'), [way], {
-      env: { ...process.env, DATABASE_URL: databaseUrl },
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    });
-    child.on('exit', (code) => {
-      if (code) child.emit('error', new Error(`the consumer with ${way} ended with code ${code}`));
-    });
-    const contestant = new Contestant(child, signal);
-    await contestant.#said();
-    return contestant;
-  }
-
-  /** Makes it count its next `signals` signals. */
-  async order(signals: number): Promise<void> {
-    this.process.send(signals);
-    await this.#said();
-  }
-
-  /** Makes the one with SELECT send it. */
-  select(): void {
-    this.process.send('select');
-  }
-
-  /** Its figures for what was ordered, which `cause` makes it take in. */
-  async figures(cause: () => Promise<void>): Promise<Figures> {
-    const [figures] = await Promise.all([this.#said(), cause()]);
-    return figures as Figures;
-  }
-
-  async stop(): Promise<void> {
-    const ended = once(this.process, 'exit', { signal: this.#signal });
-    this.process.disconnect();
-    await ended;
-  }
-
-  async #said(): Promise<Message> {
-    const [message] = await once(this.process, 'message', { signal: this.#signal });
-    return message as Message;
-  }
+/** A library's name with the version that is installed. */
+function versioned(library: string): string {
+  return `${library} ${JSON.parse(readFileSync(findPackageJSON(library, import.meta.url)!, 'utf8')).version}`;
 }

@@ -1,94 +1,84 @@
-/** Measures one consumer that logs every signal into a file: a whole process, as it is run in production. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
+/** Whole consumers that log every signal into a file: ours, and that of the Go original. And what a log line costs. */
 import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Database, temporaryFolder } from '../database.ts';
+import { Program } from '../process.ts';
+import { print } from '../report.ts';
+import { buildPeer, ROOT } from '../services.ts';
+import { compare, inTurns, medians, ROUNDS } from '../statistics.ts';
+import { type Aim, figure, table } from '../table.ts';
+import { cpuSeconds } from '../usage.ts';
+import type { LogWay } from './logLine.ts';
 import type { Relay } from './relay.ts';
-import type { Writer } from './writer.ts';
+import { PER_COMMIT, SIGNALS, WARM_UP, write } from './writer.ts';
 
-const ROOT = path.resolve(import.meta.dirname, '../../..');
-/** Twice: as it comes, and waiting. */
-const WARM_UP = 50_000;
-const PER_COMMIT = 1_000;
-/** Linux counts a process's time in hundredths of a second. */
-const TICKS = 100;
+const [OURS, GO] = ['pg-signals, winston', 'Go original, log'];
 
-export interface LoggingFigures {
-  /** From the release of the first notification to the last line in the file. */
-  readonly seconds: number;
-  readonly cpuSeconds: number;
-  /** The consumer says that it went to read from the table. */
-  readonly overflowed: boolean;
-}
+export async function measureLogging({ client, empty }: Database, relay: Relay): Promise<Aim[]> {
+  const go = await buildPeer('go-original');
+  const ours = [process.execPath, path.join(ROOT, 'consumer/src/main.ts')];
+  const commands: Record<string, string[]> = { [OURS]: ours, ...(go && { [GO]: [go, 'consumer'] }) };
+  let overflowed = 0;
 
-/** Our consumer, as `node consumer/src/main.ts` runs it. */
-export const ours = [process.execPath, path.join(ROOT, 'consumer/src/main.ts')];
+  const turns = await inTurns(Object.keys(commands), ROUNDS, async (name) => {
+    await empty();
+    await using folder = await temporaryFolder();
+    const file = path.join(folder.path, 'consumer.log');
+    const log = openSync(file, 'w+');
+    const env = { DATABASE_URL: relay.url, PORT: '0', LOG_FORMAT: 'text', LOG_LEVEL: 'info' };
+    const consumer = new Program(commands[name]!, { env, stdout: log, stderr: log });
+    await tailHas(log, 'Starting listener', consumer);
+    await write(client, WARM_UP, { perCommit: PER_COMMIT, last: 'last_paced' });
+    await tailHas(log, 'last_paced', consumer);
 
-export interface LoggingOptions {
-  writer: Writer;
-  relay: Relay;
-  signals: number;
-  /** A directory for the log. */
-  directory: string;
-  signal: AbortSignal;
-}
-
-/** @throws {Error} when the file does not have one line for each signal. */
-export async function measureLogging(
-  [program, ...args]: string[],
-  { writer, relay, signals, directory, signal }: LoggingOptions,
-): Promise<LoggingFigures> {
-  await writer.empty();
-  const file = path.join(directory, 'consumer.log');
-  const log = openSync(file, 'w+');
-  const consumer = spawn(program!, args, {
-    cwd: directory,
-    env: { ...process.env, DATABASE_URL: relay.url, PORT: '0', LOG_FORMAT: 'text', LOG_LEVEL: 'info' },
-    stdio: ['ignore', log, log],
-    signal,
-    killSignal: 'SIGKILL',
+    async function backlog(signals: number, last: string) {
+      await relay.fill(consumer, last, () => write(client, signals, { last }));
+      const [start, cpuBefore] = [performance.now(), cpuSeconds(consumer.pid)];
+      relay.release(consumer);
+      await tailHas(log, last, consumer);
+      const seconds = (performance.now() - start) / 1_000;
+      const cpu = cpuSeconds(consumer.pid) - cpuBefore;
+      return { 'lines/s': signals / seconds, 'CPU s/million': (cpu / signals) * 1e6 };
+    }
+    await backlog(WARM_UP, 'last_of_warm_up');
+    const figures = await backlog(SIGNALS, 'last_of_all');
+    await consumer.stop();
+    closeSync(log);
+    const text = readFileSync(file, 'utf8');
+    const [lines, written] = [text.match(/notification received/g)?.length, 2 * WARM_UP + SIGNALS];
+    if (lines !== written) throw new Error(`${name}: ${lines} lines for ${written} signals`);
+    if (text.includes('Callbacks do not keep up')) overflowed++;
+    return figures;
   });
-  const ended = once(consumer, 'exit');
-  await tailHas(log, 'Starting listener', signal);
-
-  const backlog = async (count: number, last: string) => {
-    await relay.fill(consumer, last, () => writer.insert(count, { last }));
-    const [start, cpuBefore] = [performance.now(), cpuSeconds(consumer.pid!)];
-    relay.release(consumer);
-    await tailHas(log, last, signal);
-    return { seconds: (performance.now() - start) / 1_000, cpuSeconds: cpuSeconds(consumer.pid!) - cpuBefore };
-  };
-  await writer.insert(WARM_UP, { perCommit: PER_COMMIT, last: 'last_paced' });
-  await tailHas(log, 'last_paced', signal);
-  await backlog(WARM_UP, 'last_of_warm_up');
-  const figures = await backlog(signals, 'last_of_all');
-  consumer.kill('SIGTERM');
-  await ended;
-  closeSync(log);
-  const text = readFileSync(file, 'utf8');
-  const lines = text.match(/notification received/g)?.length;
-  const written = 2 * WARM_UP + signals;
-  if (lines !== written) throw new Error(`${lines} lines for ${written} signals in ${file}`);
-  return { ...figures, overflowed: text.includes('Callbacks do not keep up') };
+  if (go) compare(turns, 'lines/s', GO, '% of the Go original');
+  const rows = medians(turns);
+  print(
+    `Logging: ${figure(SIGNALS)} lines into a file`,
+    table('consumer', rows),
+    `pg-signals read the table in ${overflowed} of ${ROUNDS} turns.`,
+  );
+  return [{ atLeast: 100, what: '% of the Go original when logging', measured: rows[OURS]?.['% of the Go original'] }];
 }
 
-/** Resolves when the last bytes of a file have a text; looks every two milliseconds. */
-async function tailHas(file: number, text: string, signal: AbortSignal): Promise<void> {
+/** Resolves when the end of a consumer's log has a text. Looks every 2 ms. */
+async function tailHas(log: number, text: string, consumer: Program): Promise<void> {
+  const signal = AbortSignal.any([consumer.ended, AbortSignal.timeout(120_000)]);
   const tail = Buffer.alloc(1_024);
   for (;;) {
-    const bytes = readSync(file, tail, 0, tail.length, Math.max(0, fstatSync(file).size - tail.length));
+    const bytes = readSync(log, tail, 0, tail.length, Math.max(0, fstatSync(log).size - tail.length));
     if (tail.subarray(0, bytes).includes(text)) return;
     await sleep(2, undefined, { signal });
   }
 }
 
-/** What a process has used, user and system, all its threads. */
-function cpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  const [user, system] = stat
-    .slice(stat.lastIndexOf(')') + 2)
-    .split(' ')
-    .slice(11, 13);
-  return (Number(user) + Number(system)) / TICKS;
+/** A line of the log alone, written to /dev/null. */
+export async function measureLogLine(): Promise<void> {
+  const ways: LogWay[] = ['winston, Console transport', 'winston, Stream transport', 'createLogger', 'no logger'];
+  const file = path.join(import.meta.dirname, 'logLine.ts');
+  const turns = await inTurns(ways, ROUNDS, async (way) => {
+    const program = new Program([process.execPath, file, way, `${SIGNALS}`]);
+    return { 'CPU µs a line': await program.message<number>() };
+  });
+  print('A line of the log alone, written to /dev/null', table('way', medians(turns)));
 }

@@ -1,10 +1,10 @@
-/** The consumer as a process, with a callback that tells the parent when each signal arrived. */
+/** The consumer as a process whose callback reports to the parent when each signal arrived. */
 import { readConsumerSettings, startConsumer } from '@pg-signals/consumer';
 import { runService } from '@pg-signals/runtime';
 
 export interface Arrival {
   id: number;
-  /** CLOCK_MONOTONIC in ns, which all processes of one Linux machine share. */
+  /** CLOCK_MONOTONIC in ns, which all processes of a Linux machine share. */
   at: bigint;
 }
 
