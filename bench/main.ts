@@ -6,8 +6,9 @@ import path from 'node:path';
 const ALL = ['latency', 'delivery', 'ingest'];
 
 const named = process.argv.slice(2);
+const unknown = named.find((name) => !ALL.includes(name));
+if (unknown) throw new Error(`There is no measurement called ${unknown}; there are ${ALL.join(', ')}.`);
 for (const name of named.length > 0 ? named : ALL) {
-  if (!ALL.includes(name)) throw new Error(`There is no measurement called ${name}; there are ${ALL.join(', ')}.`);
   const { status } = spawnSync(process.execPath, [path.join(import.meta.dirname, `${name}.ts`)], { stdio: 'inherit' });
   if (status !== 0) process.exit(1);
 }
