@@ -3,7 +3,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { endWithUs } from '@pg-signals/local/embedded';
+import { endWithUs } from '@pg-signals/local/end-with-us';
 
 const MESSAGE_TIMEOUT_MS = 120_000;
 

@@ -2,7 +2,7 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { freePort } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import { NODE_FLAGS } from '@pg-signals/runtime';
 import { Program, type ProgramOptions, retry, run } from './process.ts';
 

@@ -13,9 +13,6 @@ import { type EmbeddedHome, prepareHome } from './embeddedHome.ts';
 import { endWithUs } from './endWithUs.ts';
 import { freePort } from './freePort.ts';
 
-export { endWithUs } from './endWithUs.ts';
-export { freePort } from './freePort.ts';
-
 export interface EmbeddedOptions {
   /** Where the data stays between two starts; created by the first. */
   directory: string;

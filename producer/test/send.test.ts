@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import type { Service } from '@pg-signals/runtime';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { keyedChunks, withKey } from '../src/send/keyedLines.ts';

@@ -3,7 +3,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import http from 'node:http';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import { afterEach, expect, test } from 'vitest';
 import { Condition } from '../../client/test/testListener.ts';
 import { postJson, useProducers } from './testProducer.ts';

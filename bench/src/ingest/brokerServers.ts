@@ -1,7 +1,7 @@
 /** A server of each broker on this machine. Those that aren't installed are skipped. */
 import { jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { freePort } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import { createClient } from 'redis';
 import { type Database, temporaryFolder } from '../database.ts';
 import { Program, retry, run } from '../process.ts';

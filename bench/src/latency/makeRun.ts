@@ -1,7 +1,7 @@
 /** How long `make run` takes, on an installed copy of the project. */
 import { chmodSync, rmSync } from 'node:fs';
 import path from 'node:path';
-import { freePort } from '@pg-signals/local/embedded';
+import { freePort } from '@pg-signals/local/free-port';
 import { temporaryFolder } from '../database.ts';
 import { Program, run } from '../process.ts';
 import { ROOT } from '../services.ts';

@@ -4,8 +4,9 @@ import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrate } from '@pg-signals/db/migrate';
-import { type EmbeddedPostgres, freePort, startEmbeddedPostgres } from '@pg-signals/local/embedded';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
+import { freePort } from '@pg-signals/local/free-port';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type TestListener, useListeners, Writer } from '../testListener.ts';
 
