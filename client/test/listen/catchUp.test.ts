@@ -177,7 +177,7 @@ test('both queries of the catch-up read along the index, whatever the age of the
 });
 
 test('between two snapshots lie exactly the rows that the later sees and the earlier does not', async () => {
-  const pool = createPool({ connectionString: listeners.url, application_name: 'positions', max: 2 });
+  const pool = createPool({ connectionString: listeners.url, application_name: 'snapshots', max: 2 });
   const query = createQuery(pool, 5_000);
   const read = async (from: Snapshot, to: Snapshot) => {
     const ids: number[] = [];

@@ -242,7 +242,7 @@ describe('on a standby', () => {
     close();
   });
 
-  test('after a failover that lost nothing the position holds: every signal once', async () => {
+  test('after a failover that lost nothing the cursor holds: every signal once', async () => {
     const { url, switchTo, close } = await startSwitch();
     const listener = start(url);
     await listener.listening();
