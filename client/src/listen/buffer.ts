@@ -1,49 +1,48 @@
 /** A queue with a bound: what was received and is not delivered yet. */
 
-/** After this many taken items the array is cut: shifting off each one would move the rest each time. */
-const CUT = 1_024;
-
+/** A ring: the array grows to `max` items, and then the places of those taken are used again. */
 export class BoundedBuffer<T> {
-  #items: T[] = [];
-  #head = 0;
   readonly #max: number;
+  #items: (T | undefined)[] = [];
+  #head = 0;
+  #length = 0;
 
   constructor(max: number) {
     this.#max = max;
   }
 
   get length(): number {
-    return this.#items.length - this.#head;
+    return this.#length;
   }
 
   /** @returns false, and keeps nothing of it, when the buffer is full. */
   push(item: T): boolean {
-    if (this.#items.length - this.#head >= this.#max) return false;
-    this.#items.push(item);
+    if (this.#length >= this.#max) return false;
+    this.#items[this.#place(this.#length++)] = item;
     return true;
   }
 
   /** The item that waits longest, or undefined. */
   shift(): T | undefined {
-    if (this.#head === this.#items.length) return undefined;
-    const item = this.#items[this.#head++];
-    if (this.#head === this.#items.length) {
-      this.#items = [];
-      this.#head = 0;
-    } else if (this.#head >= CUT && this.#head * 2 >= this.#items.length) {
-      this.#items = this.#items.slice(this.#head);
-      this.#head = 0;
-    }
+    if (this.#length === 0) return undefined;
+    const item = this.#items[this.#head];
+    this.#items[this.#head] = undefined;
+    this.#head = this.#place(1);
+    this.#length--;
     return item;
   }
 
   /** The items that wait, from the one that waits longest on. */
   *waiting(): Generator<T> {
-    for (let at = this.#head; at < this.#items.length; at++) yield this.#items[at]!;
+    for (let offset = 0; offset < this.#length; offset++) yield this.#items[this.#place(offset)]!;
   }
 
   clear(): void {
     this.#items = [];
-    this.#head = 0;
+    this.#head = this.#length = 0;
+  }
+
+  #place(offset: number): number {
+    return (this.#head + offset) % this.#max;
   }
 }

@@ -239,13 +239,16 @@ export class Connector {
 
   /** A handler that throws must not end the reading of what else came with its payload. */
   #call(handler: PayloadHandler, channel: string, payload: string): void {
-    const failed = (error: unknown) => this.#options.logger.error('Handler failed, going on', { channel, error });
     try {
       const result = handler(payload);
-      if (result instanceof Promise) result.catch(failed);
+      if (result instanceof Promise) result.catch((error) => this.#handlerFailed(channel, error));
     } catch (error) {
-      failed(error);
+      this.#handlerFailed(channel, error);
     }
+  }
+
+  #handlerFailed(channel: string, error: unknown): void {
+    this.#options.logger.error('Handler failed, going on', { channel, error });
   }
 
   /** On a connection that listens already; a new one listens on every channel anyway. */

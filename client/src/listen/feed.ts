@@ -238,7 +238,7 @@ export class Feed<Row extends FeedRow> {
       }
       let row = this.#payloads.parse(item);
       if (row === undefined) continue;
-      const xid = Number(row.xid);
+      const { xid } = this.#payloads;
       if (source.isDuplicate(xid, row.id)) {
         observer.duplicate();
         continue;

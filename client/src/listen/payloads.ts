@@ -26,6 +26,9 @@ export interface PayloadsOptions<Row extends FeedRow> {
 
 export class Payloads<Row extends FeedRow> {
   readonly #options: PayloadsOptions<Row>;
+  /** The transaction of the row parsed last, as text and as number: the rows of one come one after another. */
+  #xidText = '0';
+  #xid = 0;
   /** Truncated rows that were read together with one before them, by id. */
   #whole = new Map<number, Row>();
 
@@ -38,7 +41,7 @@ export class Payloads<Row extends FeedRow> {
     const { table, logger, observer } = this.#options;
     try {
       const row = table.parse(payload);
-      if (!Number.isSafeInteger(Number(row.xid))) throw new Error('expected "xid" to be a transaction number');
+      if (row.xid !== this.#xidText) this.#readXid(row.xid);
       return row;
     } catch (error) {
       observer.invalidPayload();
@@ -47,6 +50,18 @@ export class Payloads<Row extends FeedRow> {
       logger.warn('A payload could not be read, skipping it', fields);
       return undefined;
     }
+  }
+
+  /** The transaction of the row that was parsed last. */
+  get xid(): number {
+    return this.#xid;
+  }
+
+  #readXid(text: string): void {
+    const xid = Number(text);
+    if (!Number.isSafeInteger(xid)) throw new Error('expected "xid" to be a transaction number');
+    this.#xidText = text;
+    this.#xid = xid;
   }
 
   /**

@@ -61,7 +61,7 @@ export class Snapshot {
 
   /** True when the transaction was over at that moment. If it committed, its rows are visible in the snapshot. */
   covers(xid: number): boolean {
-    return xid < this.xmax && !this.running.has(xid);
+    return xid < this.xmin || (xid < this.xmax && !this.running.has(xid));
   }
 
   with(changes: Partial<SnapshotFields>): Snapshot {
