@@ -38,6 +38,11 @@ export async function startDatabase(options: Pick<EmbeddedOptions, 'settings' | 
       await client.query('TRUNCATE signals'); // the ids go on: consumers tell signals apart by them
       await client.query('CHECKPOINT');
     },
+    /** True when no session but ours works on a query. */
+    async isIdle(): Promise<boolean> {
+      const others = `datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'`;
+      return (await client.query(`SELECT FROM pg_stat_activity WHERE ${others}`)).rowCount === 0;
+    },
     async countSignals(): Promise<number> {
       return (await client.query('SELECT count(*)::int FROM signals')).rows[0].count;
     },

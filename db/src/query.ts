@@ -1,6 +1,6 @@
 /** Queries that always end: a server that goes silent fails them after a timeout. */
 import { connect } from 'node:net';
-import type { ClientBase, Pool, PoolClient, QueryArrayConfig } from 'pg';
+import pg, { type ClientBase, type Pool, type PoolClient, type QueryArrayConfig } from 'pg';
 import { messageOf } from './messageOf.ts';
 
 /** No connection was available: nothing was sent. */
@@ -72,8 +72,7 @@ export async function withConnection<T>(
     return result;
   } catch (error) {
     if (error instanceof QueryTimeoutError) cancel(client);
-    // An ERROR is an answer, and the session goes on. FATAL ends it, at whatever moment: even after a commit.
-    if ((error as { severity?: string }).severity === 'ERROR') {
+    if (isAnswer(error)) {
       client.off('error', ignore);
       client.release();
       throw error;
@@ -130,6 +129,17 @@ export function discard(client: PoolClient): void {
  */
 export async function discardIdle(pool: Pool, timeoutMs: number): Promise<void> {
   for (let idle = pool.idleCount; idle > 0; idle--) discard(await acquire(pool, timeoutMs));
+}
+
+/**
+ * True for an error after which the session goes on, so that nothing of the query was done. FATAL and PANIC end the session
+ * at whatever moment: even after a commit. The SQLSTATE tells them apart, since the severity comes in the server's language.
+ *
+ * Not sure to be an answer: 08 connection, 25P03 idle in a transaction, 53300 too many connections, 57P shutdown and crash,
+ * 58 and XX, the system's and PostgreSQL's own errors.
+ */
+function isAnswer(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && !/^(08|25P03|53300|57P|58|XX)/.test(error.code ?? 'XX000');
 }
 
 const ignore = () => {};

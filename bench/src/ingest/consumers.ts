@@ -3,10 +3,13 @@ import type { Database } from '../database.ts';
 import { retry } from '../process.ts';
 import { startService } from '../services.ts';
 
-/** Rows may still be committed after the load has ended; all are in when their number stays the same for so long. */
+/**
+ * Rows may still be committed after the load has ended. All are in when their number stays the same for so long, and no
+ * session works: an insert may wait that long for the disk.
+ */
 const SETTLED_MS = 100;
 
-export async function attachConsumers({ url, empty, countSignals }: Database) {
+export async function attachConsumers({ url, empty, isIdle, countSignals }: Database) {
   await using stack = new AsyncDisposableStack();
   const start = async () => stack.use(await startService('consumer/src/main.ts', url));
   const [first, second] = [await start(), await start()];
@@ -17,8 +20,8 @@ export async function attachConsumers({ url, empty, countSignals }: Database) {
     pids: { 'consumer 1': first.pid, 'consumer 2': second.pid },
     /** Empties the table; call it when both are level. The next `untilLevel` counts from here. */
     async begin(): Promise<void> {
+      before = await received(); // before the table is empty: a row that comes meanwhile counts on both sides
       await empty();
-      before = await received();
     },
     /**
      * Resolves when both consumers have received exactly the rows committed since `begin`: with their number, and how
@@ -32,7 +35,7 @@ export async function attachConsumers({ url, empty, countSignals }: Database) {
       return await retry(async () => {
         const [rows, ...counts] = [await countSignals(), ...(await received()).map((count, i) => count - before[i]!)];
         const now = `${rows} rows were committed, the consumers received ${counts.join(' and ')}`;
-        if (now !== last) [last, levelAt] = [now, performance.now()];
+        if (now !== last || !(await isIdle())) [last, levelAt] = [now, performance.now()];
         const level = counts.every((count) => count === rows);
         if (!level || performance.now() - levelAt < SETTLED_MS) throw new Error(now);
         return { rows, seconds: (levelAt - called) / 1_000 };

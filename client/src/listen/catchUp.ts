@@ -1,17 +1,10 @@
 /** Reads what was committed since the cursor, once, however often the reading breaks off. */
 import type { Query } from '@pg-signals/db';
 import type { Logger } from '../logger.ts';
-import {
-  BEGINNING,
-  type CommittedRow,
-  type Page,
-  type ReadingPlace,
-  readPage,
-  readStandbyPage,
-} from './committedRows.ts';
+import { BEGINNING, type Page, type ReadingPlace, readPage, readStandbyPage } from './committedRows.ts';
 import { Cursor, type DeliveredRows } from './cursor.ts';
 import { Failover } from './failover.ts';
-import type { TableColumns } from './feedTable.ts';
+import type { FeedRow, TableColumns } from './feedTable.ts';
 import type { Snapshot } from './snapshot.ts';
 
 /** Rows in the order in which they are to be delivered. */
@@ -107,11 +100,11 @@ export class CatchUp {
     const { query, table, readTimeoutMs: timeoutMs } = this.#options;
     const page = (place: ReadingPlace) => readPage(query, table, { from: open.from, to: open.to, place, timeoutMs });
     for (let coming: Promise<Page> | undefined = page(open.place); coming; ) {
-      const { rows, next }: Page = await coming;
+      const { payloads, next }: Page = await coming;
       if (ended.aborted) return;
       coming = next && page(next);
       coming?.catch(() => {}); // thrown by the await above, when the callbacks are done with this page
-      await this.#deliver(rows, ended, {
+      await this.#deliver(payloads, ended, {
         isDuplicate: (xid, id) => open.delivered.has(xid, id),
         // Pages are in order, so the place moves with each row.
         record: (xid, id) => {
@@ -124,13 +117,13 @@ export class CatchUp {
   }
 
   async #deliver(
-    rows: readonly CommittedRow[],
+    payloads: readonly string[],
     ended: AbortSignal,
     known: Pick<RowSource<string>, 'isDuplicate' | 'record'>,
   ): Promise<void> {
     let at = 0;
-    const next = () => rows[at++]?.[0];
-    const waiting = () => rows.slice(at).map(([payload]) => payload);
+    const next = () => payloads[at++];
+    const waiting = () => payloads.slice(at);
     await this.#options.deliver({ name: 'catch_up', next, waiting, ...known }, ended);
   }
 
@@ -139,8 +132,11 @@ export class CatchUp {
   /** A standby may show rows of transactions above xmin. They were committed before the beginning, so they count as delivered. */
   async #beginOnStandby(now: Snapshot): Promise<Cursor> {
     const cursor = new Cursor(settledBelow(now));
-    for await (const rows of this.#standbyPages(cursor.snapshot)) {
-      for (const [, xid, id] of rows) cursor.record(Number(xid), Number(id));
+    for await (const payloads of this.#standbyPages(cursor.snapshot)) {
+      for (const payload of payloads) {
+        const { xid, id } = JSON.parse(payload) as FeedRow;
+        cursor.record(Number(xid), id);
+      }
     }
     return cursor;
   }
@@ -152,8 +148,8 @@ export class CatchUp {
     const settled = settledBelow(now);
     /** Rows delivered before that are not settled, and that this standby has. */
     let shown = 0;
-    for await (const rows of this.#standbyPages(cursor.snapshot)) {
-      await this.#deliver(rows, ended, {
+    for await (const payloads of this.#standbyPages(cursor.snapshot)) {
+      await this.#deliver(payloads, ended, {
         isDuplicate(xid, id) {
           const known = delivered.has(xid, id);
           if (known && !settled.covers(xid)) shown++;
@@ -175,11 +171,11 @@ export class CatchUp {
     return true;
   }
 
-  async *#standbyPages(from: Snapshot): AsyncGenerator<CommittedRow[]> {
+  async *#standbyPages(from: Snapshot): AsyncGenerator<readonly string[]> {
     const { query, table, readTimeoutMs: timeoutMs } = this.#options;
     for (let place: ReadingPlace | undefined = BEGINNING; place; ) {
       const page: Page = await readStandbyPage(query, table, { from, place, timeoutMs });
-      yield page.rows;
+      yield page.payloads;
       place = page.next;
     }
   }

@@ -12,11 +12,11 @@ export const PAGE_ROWS = 2_500;
  */
 const PINNED = `(SELECT set_config('timezone', 'UTC', true) || set_config('extra_float_digits', '1', true)) IS NOT NULL`;
 
+/** Stands between the rows of a page: a control character, which JSON holds only escaped (RFC 7464 uses the same one). */
+const SEPARATOR = '\u001e';
+
 /** Before the first id that a bigint can hold. */
 const BEFORE_ALL = '-9223372036854775808';
-
-/** One row as the trigger would have notified it, with its sort key. */
-export type CommittedRow = [payload: string, xid: string, id: string];
 
 /**
  * Where reading stands: first the stragglers (transactions that were running in the first snapshot), then all that began
@@ -28,9 +28,9 @@ export interface ReadingPlace {
   readonly id: string;
 }
 
-/** A page of rows, and where the next one begins; undefined where there is none. */
+/** A page of rows as the trigger would have notified them, and where the next one begins; undefined where there is none. */
 export interface Page {
-  readonly rows: CommittedRow[];
+  readonly payloads: readonly string[];
   readonly next: ReadingPlace | undefined;
 }
 
@@ -47,17 +47,13 @@ export async function readPage(
   table: TableColumns,
   { from, to, place, timeoutMs }: { from: Snapshot; to: Snapshot; place: ReadingPlace; timeoutMs: number },
 ): Promise<Page> {
-  const after = [place.xid, place.id, PAGE_ROWS];
-  if (place.part === 'stragglers') {
-    const running = [...from.running].join();
-    const rows = running
-      ? await query<CommittedRow>(stragglersSql(table), [`{${running}}`, to.text, ...after], timeoutMs)
-      : [];
-    const next = nextPlace(place, rows) ?? { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
-    return { rows, next };
-  }
-  const rows = await query<CommittedRow>(restSql(table), [to.text, ...after], timeoutMs);
-  return { rows, next: nextPlace(place, rows) };
+  const { part, xid, id } = place;
+  if (part === 'rest') return readOne(query, restSql(table), [to.text, xid, id, PAGE_ROWS], { part, timeoutMs });
+  const rest: ReadingPlace = { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
+  if (from.running.size === 0) return { payloads: [], next: rest };
+  const values = [`{${[...from.running].join()}}`, to.text, xid, id, PAGE_ROWS];
+  const page = await readOne(query, stragglersSql(table), values, { part, timeoutMs });
+  return { ...page, next: page.next ?? rest };
 }
 
 /**
@@ -70,9 +66,20 @@ export async function readStandbyPage(
   table: TableColumns,
   { from, place, timeoutMs }: { from: Snapshot; place: ReadingPlace; timeoutMs: number },
 ): Promise<Page> {
-  const after: ReadingPlace = place === BEGINNING ? { ...place, xid: String(from.xmin) } : place;
-  const rows = await query<CommittedRow>(standbySql(table), [from.text, after.xid, after.id, PAGE_ROWS], timeoutMs);
-  return { rows, next: nextPlace(after, rows) };
+  const { part, xid, id } = place === BEGINNING ? { ...place, xid: String(from.xmin) } : place;
+  return readOne(query, standbySql(table), [from.text, xid, id, PAGE_ROWS], { part, timeoutMs });
+}
+
+async function readOne(
+  query: Query,
+  sql: string,
+  values: unknown[],
+  { part, timeoutMs }: { part: ReadingPlace['part']; timeoutMs: number },
+): Promise<Page> {
+  const [row] = await query<[text: string | null, xid: string | null, id: string | null]>(sql, values, timeoutMs);
+  const [text, xid, id] = row!;
+  const payloads = text === null ? [] : text.split(SEPARATOR);
+  return { payloads, next: xid === null || id === null ? undefined : { part, xid, id } };
 }
 
 /** The rows with these ids, whole, as JSON. */
@@ -84,12 +91,6 @@ export async function readRows(query: Query, table: TableColumns, ids: number[],
     timeoutMs,
   );
   return rows.map(([payload]) => payload);
-}
-
-function nextPlace({ part }: ReadingPlace, rows: CommittedRow[]): ReadingPlace | undefined {
-  if (rows.length < PAGE_ROWS) return undefined;
-  const [, xid, id] = rows.at(-1)!;
-  return { part, xid, id };
 }
 
 export const stragglersSql = (table: TableColumns) =>
@@ -116,23 +117,28 @@ const standbySql = (table: TableColumns) =>
 /**
  * Each row as its notification: one of 8,000 bytes or more without its content, so that a page has a bound in bytes too. The
  * inner LIMIT keeps PostgreSQL from writing the row as JSON once for each mention of `payload`.
+ *
+ * A page comes as one value, which the driver reads in half the time of 2,500 rows. Beside it is where the page ends, NULL
+ * unless it is full.
  */
 function pageSql(table: TableColumns, condition: string, limit: string): string {
   return `
   SELECT
-    CASE
-      WHEN octet_length(payload) < 8000 THEN payload
-      ELSE format('{"id":%s,"xid":"%s","truncated":true}', page.id, page.xid)
-    END,
-    page.xid,
-    page.id
+    string_agg(
+      CASE
+        WHEN octet_length(payload) < 8000 THEN payload
+        ELSE format('{"id":%s,"xid":"%s","truncated":true}', page.id, page.xid)
+      END,
+      chr(${SEPARATOR.charCodeAt(0)})
+    ),
+    (array_agg(page.xid))[${limit}::int],
+    (array_agg(page.id))[${limit}::int]
   FROM (
     SELECT xid, id, (SELECT row_to_json(feed_row)::text FROM (SELECT ${columnsSql(table)}) AS feed_row) AS payload
     FROM ${tableSql(table)}
     WHERE ${condition}
       AND ${PINNED}
     ORDER BY xid, id
-    LIMIT ${limit}
-  ) AS page
-  ORDER BY page.xid, page.id`;
+    LIMIT ${limit}::int
+  ) AS page`;
 }

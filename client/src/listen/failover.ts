@@ -107,7 +107,8 @@ export class Failover {
       return row && BigInt(row[0]);
     } catch (error) {
       // 42501: no privilege to read it; 58P01: there is no such file. Anything else may succeed at the next attempt.
-      if (/^(42501|58P01)$/.test((error as { code?: string }).code ?? '')) return undefined;
+      const { code, cause } = error as { code?: string; cause?: { code?: string } };
+      if (/^(42501|58P01)$/.test(code ?? cause?.code ?? '')) return undefined;
       throw error;
     }
   }

@@ -183,7 +183,7 @@ test('between two snapshots lie exactly the rows that the later sees and the ear
     const ids: number[] = [];
     for (let place: ReadingPlace | undefined = BEGINNING; place; ) {
       const page = await readPage(query, signalsTable, { from, to, place, timeoutMs: 5_000 });
-      ids.push(...page.rows.map(([, , id]) => Number(id)));
+      ids.push(...page.payloads.map((payload) => JSON.parse(payload).id));
       place = page.next;
     }
     return ids;
