@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { migrate } from '@pg-signals/db/migrate';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
 import { type TestListener, type TestListenerOptions, useListeners, Writer } from '../testListener.ts';
 
 const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-faults-'));
@@ -201,7 +201,15 @@ async function freezeWalWriter(): Promise<() => void> {
   );
   const { pid } = rows[0]!;
   process.kill(pid, 'SIGSTOP');
-  return () => process.kill(pid, 'SIGCONT');
+  const thaw = () => {
+    try {
+      process.kill(pid, 'SIGCONT');
+    } catch {
+      // it has ended
+    }
+  };
+  onTestFinished(thaw); // a server with a frozen process never stops
+  return thaw;
 }
 
 /** A connection as soon as the server takes one again. */
