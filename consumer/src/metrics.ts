@@ -26,7 +26,7 @@ export function createListenerMetrics(
   });
   const reconnects = new Counter({
     name: 'signals_reconnects_total',
-    help: 'Connections opened to listen, after the first.',
+    help: 'Attempts to connect, after the first.',
     registers,
   });
   const delivery = new Histogram({

@@ -1,6 +1,6 @@
 /** Queries that always end: a server that goes silent fails them after a timeout. */
 import { connect } from 'node:net';
-import pg, { type ClientBase, type Pool, type PoolClient, type QueryArrayConfig } from 'pg';
+import type { ClientBase, Pool, PoolClient, QueryArrayConfig } from 'pg';
 import { messageOf } from './messageOf.ts';
 
 /** No connection was available: nothing was sent. */
@@ -113,7 +113,9 @@ export async function acquire(pool: Pool, timeoutMs: number): Promise<PoolClient
       );
       throw new ConnectTimeoutError(`no database connection within ${timeoutMs} ms`, { cause: error });
     }
-    throw new NotConnectedError(messageOf(error), { cause: error });
+    // What pg and pg-pool say when their own timeout is shorter than ours.
+    const timedOut = /timeout exceeded when trying to connect|due to connection timeout/.test(messageOf(error));
+    throw new (timedOut ? ConnectTimeoutError : NotConnectedError)(messageOf(error), { cause: error });
   }
 }
 
@@ -135,11 +137,13 @@ export async function discardIdle(pool: Pool, timeoutMs: number): Promise<void> 
  * True for an error after which the session goes on, so that nothing of the query was done. FATAL and PANIC end the session
  * at whatever moment: even after a commit. The SQLSTATE tells them apart, since the severity comes in the server's language.
  *
- * Not sure to be an answer: 08 connection, 25P03 idle in a transaction, 53300 too many connections, 57P shutdown and crash,
- * 58 and XX, the system's and PostgreSQL's own errors.
+ * Not sure to be an answer: 08 connection, 25P03 and 25P04 session timeouts, 53 a full disk and other limits, 57P shutdown
+ * and crash, 58 and XX the system's and PostgreSQL's own errors.
  */
 function isAnswer(error: unknown): boolean {
-  return error instanceof pg.DatabaseError && !/^(08|25P03|53300|57P|58|XX)/.test(error.code ?? 'XX000');
+  // Not by its class: the pool may be of another copy of pg. Node's errors have a code, and no severity.
+  const { code, severity } = error as { code?: string; severity?: string };
+  return code !== undefined && severity !== undefined && !/^(08|25P0[34]|53|57P|58|XX)/.test(code);
 }
 
 const ignore = () => {};

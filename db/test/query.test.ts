@@ -77,6 +77,17 @@ test('a server that goes silent ends the query after its timeout', async () => {
   expect(await query('SELECT 1')).toEqual([[1]]);
 });
 
+test('the timeout of the pool itself, where it is the shorter one, is the same error', async () => {
+  const url = new URL(database.url);
+  url.port = String(proxy.port);
+  const hasty = createPool({ connectionString: url.href, application_name: 'query test', connectionTimeoutMillis: 50 });
+  const restore = proxy.block('connect', 'toClient');
+  const refused = expect(queryWithin(hasty, { text: 'SELECT 1', rowMode: 'array' }, 10_000)).rejects;
+  await refused.toBeInstanceOf(ConnectTimeoutError);
+  restore();
+  await hasty.end();
+});
+
 test('a pool whose connections are all in use has none in time, and is none the worse for it', async () => {
   const release = Promise.withResolvers<void>();
   const holding = withConnection(pool, 60_000, () => release.promise);

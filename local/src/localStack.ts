@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { styleText } from 'node:util';
+import { messageOf } from '@pg-signals/db';
 import { migrate } from '@pg-signals/db/migrate';
 import { listen } from '@pg-signals/runtime';
 import { DataInUseError, type EmbeddedPostgres, startEmbeddedPostgres } from './embedded.ts';
@@ -46,9 +47,8 @@ export class LocalStack {
     signal.throwIfAborted();
     // The producer would report it too, but its line would be lost among the consumers' logs.
     await checkPort(settings.port);
-    const applied = await migrate(url).catch((cause: NodeJS.ErrnoException) => {
-      // For a host name with several addresses, the error has a code and no message.
-      throw new Error(`The database could not be migrated: ${cause.message || cause.code}`, { cause });
+    const applied = await migrate(url).catch((cause) => {
+      throw new Error(`The database could not be migrated: ${messageOf(cause)}`, { cause });
     });
     for (const name of applied) write(`applied ${name}\n`);
     signal.throwIfAborted();

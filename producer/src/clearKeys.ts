@@ -28,7 +28,8 @@ export interface ClearKeysOptions {
 
 /**
  * Deletes the keys older than `hours`; resolves with their number. When `signal` aborts it rejects and gives up the step in
- * flight, which a server that went silent would hold up.
+ * flight, which a server that went silent would hold up; a connection that is being opened it waits for, within the pool's
+ * timeout.
  */
 export async function clearKeys(
   pool: Pool,

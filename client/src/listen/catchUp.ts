@@ -56,7 +56,7 @@ export class CatchUp {
     return this.#cursor;
   }
 
-  /** The first time, every commit counts that this durable snapshot does not cover. After that it does nothing. */
+  /** Sets the cursor, once: every commit that this durable snapshot does not cover will be delivered. */
   begin(snapshot: Snapshot): void {
     if (!this.#cursor) this.#stand(new Cursor(snapshot));
   }

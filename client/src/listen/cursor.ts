@@ -3,7 +3,7 @@ import type { Snapshot } from './snapshot.ts';
 
 export class Cursor {
   #snapshot: Snapshot;
-  /** Everything that it covers was delivered, too, but a crash may still undo it: it is nothing to resume from yet. */
+  /** Proved, but not yet known to be on disk, so not yet safe to resume from. */
   #pending: Snapshot | undefined;
   /** The rows delivered that the snapshot does not cover: two arrays, not one of pairs, since each row adds to them. */
   readonly #xids: number[] = [];

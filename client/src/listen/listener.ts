@@ -86,7 +86,7 @@ export class Listener {
   readonly #feeds: Pick<Feed<FeedRow>, 'follow' | 'mark' | 'idle' | 'proofAgeMs'>[] = [];
   #started = false;
 
-  /** @throws {RangeError} for a pool of fewer than two connections, or an option that is not a positive number. */
+  /** @throws {RangeError} for a pool of fewer than two connections, or an option that is not a whole number of at least 1. */
   constructor(pool: Pool, ...callbacks: SignalCallback[]);
   constructor(pool: Pool, options: ListenerOptions, ...callbacks: SignalCallback[]);
   constructor(pool: Pool, first: ListenerOptions | SignalCallback = {}, ...rest: SignalCallback[]) {
@@ -96,7 +96,9 @@ export class Listener {
     this.#options = { ...DEFAULTS, logger: silent, ...given, observer };
     for (const name of Object.keys(DEFAULTS) as (keyof typeof DEFAULTS)[]) {
       const value = this.#options[name];
-      if (!(value > 0)) throw new RangeError(`${name}: expected a positive number, got ${value}`);
+      if (!(Number.isSafeInteger(value) && value > 0)) {
+        throw new RangeError(`${name}: expected a whole number of at least 1, got ${value}`);
+      }
     }
     const { logger, proofIntervalMs, proofTimeoutMs, retryMs } = this.#options;
     this.#query = createQuery(pool, proofTimeoutMs);
@@ -154,11 +156,11 @@ export class Listener {
 
   /**
    * Everything committed longer ago than this, in ms, has been received; of several feeds, the oldest. Undefined before the
-   * first proof.
+   * first proof, and without a feed.
    */
   get proofAgeMs(): number | undefined {
     const ages = this.#feeds.map((feed) => feed.proofAgeMs);
-    return ages.includes(undefined) ? undefined : Math.max(...(ages as number[]));
+    return ages.length === 0 || ages.includes(undefined) ? undefined : Math.max(...(ages as number[]));
   }
 
   /**

@@ -95,9 +95,8 @@ type Row = [
  * Takes a snapshot that a crash can't undo: when this resolves, the WAL is on disk up to everything that the snapshot
  * covers.
  *
- * A transaction that is rolled back, or that only notifies, ends without a flush. If the server crashes before the WAL is
- * written, that transaction never was, and its number is given to another one, whose rows a cursor at such a snapshot would
- * skip. So where some of the WAL is not on disk yet, the statement that takes the snapshot writes a message of a few bytes
+ * A transaction that is rolled back, or that only notifies, ends without a flush. A crash before the WAL is written forgets
+ * it and gives its number to a new one, whose rows a cursor at such a snapshot would skip. So where some of the WAL is not on disk yet, the statement that takes the snapshot writes a message of a few bytes
  * into it, and its own commit flushes everything before that. There is no moment in between for a crash.
  *
  * (`||` is there to make both calls run; `local` flushes without waiting for standbys, whatever the role's setting is.)

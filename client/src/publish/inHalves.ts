@@ -15,8 +15,8 @@ export interface Halving<T, R> {
  * Inserts all items at once; where that is refused, each half by itself, and so on down to single items. Each item is
  * reported once, in order. One bad item among n takes about 2 log2(n) inserts more.
  *
- * An error that is no refusal ends the halving of its own part alone. Where it should end everything, `failed` throws, or
- * `insert` rejects from then on.
+ * After any other error that part is not halved, and the other parts go on. To stop them too, throw from `failed`, or let
+ * `insert` reject from then on.
  *
  * @param first index of the first item, which `failed` is called with.
  */

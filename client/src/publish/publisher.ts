@@ -19,7 +19,10 @@ export interface PublisherOptions {
   maxQueue?: number;
   /** Bytes that may wait (64 MiB). */
   maxQueueBytes?: number;
-  /** How long signals may wait for their commit, in ms (10,000). Past that the call fails as `timeout`. */
+  /**
+   * How long signals may wait for their commit, in ms (10,000). Past that the call fails as `timeout`. To find which of
+   * several were refused may take twice as long again.
+   */
   timeoutMs?: number;
   /** Warns of each insert that the database did not answer. Silent by default. */
   logger?: Logger;
@@ -37,7 +40,7 @@ export interface PublisherObserver {
 /**
  * Inserts signals, and answers each call after its commit. Calls at the same time share transactions.
  *
- * Every method rejects with a `PublishError`. Where its `mayBeIn` is true the signal may still be committed, and with a
+ * `publish` and `publishAll` reject with a `PublishError`. Where its `mayBeIn` is true the signal may still be committed, and with a
  * `key` it is safe to publish it again: the same key resolves with the same row, also when both calls run at once or in
  * different processes.
  */
@@ -71,7 +74,6 @@ const MAX_BATCH_BYTES = 4 * 1024 * 1024;
  * Creates a publisher on a pool that the caller owns and ends. The database needs the tables of `npm run migrate`; it may
  * be unreachable now, and calls fail as `unavailable` until it is there.
  */
-
 export function createPublisher(pool: Pool, options: PublisherOptions = {}): Publisher {
   const {
     maxBatch = 1_000,

@@ -9,7 +9,10 @@ export interface SignalRow {
   /** JSON, written once: its length counts towards the limits of the queue. */
   readonly attributes: string | null;
   readonly key: RowKey | null;
-  /** True where the caller wants the inserted row. The database sends back no row of a batch in which none is wanted. */
+  /**
+   * True where the caller wants the inserted row. Of a batch without keys in which none is wanted, the database
+   * sends back none.
+   */
   readonly wanted: boolean;
 }
 

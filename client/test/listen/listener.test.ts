@@ -137,10 +137,13 @@ test('it may start before its database, and says what it does about it', async (
   await listeners.writer.client.query(`DROP DATABASE not_there_yet WITH (FORCE)`);
 });
 
-test('an option that is no positive number is refused at once', () => {
+test('an option that is no whole number is refused at once', () => {
   const pool = createPool({ connectionString: listeners.url, application_name: 'options' });
-  expect(() => new Listener(pool, { bufferMax: 0 })).toThrow('bufferMax: expected a positive number, got 0');
-  expect(() => new Listener(pool, { pollMs: Number.NaN })).toThrow('pollMs: expected a positive number, got NaN');
+  expect(() => new Listener(pool, { bufferMax: 0 })).toThrow('bufferMax: expected a whole number of at least 1, got 0');
+  expect(() => new Listener(pool, { pollMs: Number.NaN })).toThrow(
+    'pollMs: expected a whole number of at least 1, got NaN',
+  );
+  expect(() => new Listener(pool, { bufferMax: Infinity })).toThrow(RangeError);
 });
 
 test('a pool of one connection is refused at once', () => {
