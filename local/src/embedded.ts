@@ -22,6 +22,8 @@ export interface EmbeddedOptions {
   settings?: Record<string, string>;
   /** Added to the server's environment. */
   env?: Record<string, string>;
+  /** The folder of another PostgreSQL's `initdb` and `postgres`, such as Debian's; that of npm by default. */
+  bin?: string;
 }
 
 export interface EmbeddedPostgres {
@@ -60,7 +62,7 @@ const ENVIRONMENT = { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' };
  * @throws {Error} with the end of the server's log when it ends or accepts no connection within a minute.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
-  const home = await prepareHome(path.resolve(options.directory));
+  const home = await prepareHome(path.resolve(options.directory), options.bin);
   const dataDirectory = path.join(home.directory, 'data');
   if (!existsSync(path.join(dataDirectory, 'PG_VERSION'))) await initialise(home);
 

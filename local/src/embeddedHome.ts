@@ -31,14 +31,14 @@ export interface EmbeddedHome {
 }
 
 /**
- * Prepares `directory` for the server's data and finds its programs.
+ * Prepares `directory` for the server's data and finds its programs, unless `bin` says where they are.
  *
  * @throws {Error} whose message says what to do, when the folder is another user's or no PostgreSQL is installed.
  */
-export async function prepareHome(directory: string): Promise<EmbeddedHome> {
+export async function prepareHome(directory: string, bin?: string): Promise<EmbeddedHome> {
   const user = serverUser(directory);
   const home = prepareDirectory(directory, user);
-  return { directory: home, bin: path.join(await reachablePrograms(home, user), 'bin'), user };
+  return { directory: home, bin: bin ?? path.join(await reachablePrograms(home, user), 'bin'), user };
 }
 
 /**
