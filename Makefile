@@ -16,6 +16,10 @@ $(INSTALLED): package-lock.json package.json $(wildcard */package.json)
 run: $(INSTALLED) ## PostgreSQL, a producer on 8080 and CONSUMERS=2 consumers on this machine, without Docker
 	@exec node local/src/run.ts
 
+.PHONY: url
+url: $(INSTALLED) ## print the address of the database of make run, with its password
+	@node local/src/url.ts
+
 .PHONY: test
 test: $(INSTALLED) ## every test, on a PostgreSQL that it starts or the one at DATABASE_URL
 	@npm test

@@ -12,6 +12,7 @@ const PROOFS = 3;
  * Starts a consumer that logs every signal and delivers it to `callbacks`. The database may come later.
  *
  * @throws {PortTakenError} when `PORT` is in use.
+ * @throws {NoSuchHostError} when this machine has no address `HOST`.
  */
 export async function startConsumer(
   settings: ConsumerSettings,
@@ -45,7 +46,8 @@ export async function startConsumer(
     ...callbacks,
   );
   const ready = async () => requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
-  const server = await listen(createApp({ logger, metrics, ready }), settings.PORT).catch(async (error) => {
+  const app = createApp({ logger, metrics, ready });
+  const server = await listen(app, settings.PORT, { host: settings.HOST }).catch(async (error) => {
     await pool.end();
     throw error;
   });

@@ -5,11 +5,12 @@
  * creates a system user that still can't enter a project in a closed folder.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chownSync, existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { type EmbeddedHome, prepareHome } from './embeddedHome.ts';
+import { type EmbeddedHome, prepareHome, writeSecret } from './embeddedHome.ts';
 import { endWithUs } from './endWithUs.ts';
 import { freePort } from './freePort.ts';
 
@@ -27,7 +28,10 @@ export interface EmbeddedOptions {
 }
 
 export interface EmbeddedPostgres {
-  /** Connects to the database `signals` as the superuser of that name. */
+  /**
+   * Connects to the database `signals` as the superuser, with a password of these data alone. It is a secret: a
+   * superuser can read files and run programs as the server's user.
+   */
   readonly url: string;
   readonly port: number;
   readonly pid: number;
@@ -47,7 +51,8 @@ export class DataInUseError extends Error {
   override name = 'DataInUseError';
 }
 
-const NAME = 'signals';
+const SUPERUSER = 'postgres';
+const DATABASE = 'signals';
 const START_TIMEOUT_MS = 60_000;
 const ENVIRONMENT = { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' };
 
@@ -58,13 +63,24 @@ const ENVIRONMENT = { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' };
  * PostgreSQL refuses to run as root. So root runs it as the owner of the folder, or as `nobody` where root owns that
  * too; where that user can't enter the folder, the data goes under /var/tmp and `directory` becomes a link to it.
  *
+ * Other users of the machine can connect to 127.0.0.1 too. So the password is random, and no one else can enter the
+ * folder in which it lies.
+ *
  * @throws {DataInUseError} when another server uses the same data.
- * @throws {Error} with the end of the server's log when it ends or accepts no connection within a minute.
+ * @throws {Error} with the end of the server's log when it ends or accepts no connection within a minute; with what to
+ *   do where the data has no password of its own.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const home = await prepareHome(path.resolve(options.directory), options.bin);
   const dataDirectory = path.join(home.directory, 'data');
-  if (!existsSync(path.join(dataDirectory, 'PG_VERSION'))) await initialise(home);
+  const passwordFile = path.join(home.directory, 'password');
+  if (!existsSync(path.join(dataDirectory, 'PG_VERSION'))) await initialise(home, passwordFile);
+  else if (!existsSync(passwordFile)) {
+    throw new Error(
+      `The database in ${options.directory} has the password that earlier versions gave to every database. ` +
+        `Remove it with its signals, and the next start makes a new one: rm -r '${options.directory}'`,
+    );
+  }
 
   const port = options.port ?? (await freePort());
   const settings = {
@@ -76,7 +92,7 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const child = startProgram(home, 'postgres', ['-D', dataDirectory, ...flags], options.env);
   const exited = ended(child.process);
-  const url = `postgres://${NAME}:${NAME}@127.0.0.1:${port}/${NAME}`;
+  const url = `postgres://${SUPERUSER}:${readFileSync(passwordFile, 'utf8')}@127.0.0.1:${port}/${DATABASE}`;
   try {
     await acceptsConnections(url, child.process);
   } catch (error) {
@@ -127,20 +143,20 @@ async function ended(child: ChildProcess): Promise<number | null> {
 }
 
 /** Runs initdb in a folder that is renamed when it is finished, so that an interrupted run leaves no half-made data. */
-async function initialise(home: EmbeddedHome): Promise<void> {
-  const { directory, user } = home;
+async function initialise(home: EmbeddedHome, passwordFile: string): Promise<void> {
+  const { directory } = home;
   const fresh = path.join(directory, 'data.new');
-  const passwordFile = path.join(directory, 'password');
   rmSync(fresh, { recursive: true, force: true });
-  writeFileSync(passwordFile, NAME, { mode: 0o600 });
-  if (user.uid !== undefined) chownSync(passwordFile, user.uid, user.gid);
-  const flags = ['--auth=scram-sha-256', '--encoding=UTF8', '--no-locale', '--no-sync', `--username=${NAME}`];
+  writeSecret(passwordFile, randomPassword());
+  const flags = ['--auth=scram-sha-256', '--encoding=UTF8', '--no-locale', '--no-sync', `--username=${SUPERUSER}`];
   const initdb = startProgram(home, 'initdb', [`--pgdata=${fresh}`, `--pwfile=${passwordFile}`, ...flags]);
   const code = await ended(initdb.process);
-  rmSync(passwordFile, { force: true });
   if (code !== 0) throw new Error(`initdb failed in ${directory}: ${initdb.log()}`);
   renameSync(fresh, path.join(directory, 'data'));
 }
+
+/** 144 bits in characters that need no encoding in a URL. */
+export const randomPassword = () => randomBytes(18).toString('base64url');
 
 /** Resolves when the server accepts connections and our database exists. */
 async function acceptsConnections(url: string, child: ChildProcess): Promise<void> {
@@ -154,8 +170,8 @@ async function acceptsConnections(url: string, child: ChildProcess): Promise<voi
     client.on('error', () => {});
     try {
       await client.connect();
-      const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [NAME]);
-      if (rowCount === 0) await client.query(`CREATE DATABASE ${NAME}`);
+      const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [DATABASE]);
+      if (rowCount === 0) await client.query(`CREATE DATABASE ${DATABASE}`);
       return;
     } catch (error) {
       if (Date.now() > end) throw error;

@@ -2,6 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
   accessSync,
+  chmodSync,
   chownSync,
   constants,
   cpSync,
@@ -16,6 +17,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
 
@@ -23,7 +25,7 @@ import path from 'node:path';
 export type ServerUser = { uid: number; gid: number } | Record<string, never>;
 
 export interface EmbeddedHome {
-  /** Owned by the server's user, who can enter it. */
+  /** Owned by the server's user, and closed to every other one but root. */
   readonly directory: string;
   /** The folder of `initdb` and `postgres`. */
   readonly bin: string;
@@ -56,6 +58,14 @@ function serverUser(directory: string): ServerUser {
   return { uid: id('-u'), gid: id('-g') };
 }
 
+/** Writes a file that only the owner of its folder, and root, can read. */
+export function writeSecret(file: string, content: string): void {
+  rmSync(file, { force: true }); // the mode and owner of an existing file would stay
+  writeFileSync(file, content, { mode: 0o600 });
+  const { uid, gid } = statSync(path.dirname(file));
+  if (process.getuid?.() === 0) chownSync(file, uid, gid);
+}
+
 function canEnter(directory: string, user: ServerUser): boolean {
   return spawnSync('test', ['-x', directory], { cwd: '/', ...user }).status === 0;
 }
@@ -63,11 +73,13 @@ function canEnter(directory: string, user: ServerUser): boolean {
 function prepareDirectory(directory: string, user: ServerUser): string {
   const isLink = lstatSync(directory, { throwIfNoEntry: false })?.isSymbolicLink();
   if (isLink && !existsSync(directory)) rmSync(directory); // /var/tmp was emptied
-  mkdirSync(directory, { recursive: true, mode: 0o755 });
+  mkdirSync(path.dirname(directory), { recursive: true }); // open ones, since the server's user must pass them
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
   const real = realpathSync(directory);
   if (user.uid === undefined) {
     try {
       accessSync(real, constants.W_OK | constants.X_OK);
+      chmodSync(real, 0o700);
     } catch (cause) {
       throw new Error(`${real} belongs to another user: start as that one, or remove it with the data in it.`, {
         cause,
@@ -76,6 +88,7 @@ function prepareDirectory(directory: string, user: ServerUser): string {
     return real;
   }
   chownSync(real, user.uid, user.gid);
+  chmodSync(real, 0o700);
   if (canEnter(real, user)) return real;
   if (readdirSync(real).length > 0) {
     throw new Error(

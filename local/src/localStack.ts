@@ -4,9 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { styleText } from 'node:util';
 import { messageOf } from '@pg-signals/db';
 import { migrate } from '@pg-signals/db/migrate';
-import { listen } from '@pg-signals/runtime';
+import { httpUrl, listen } from '@pg-signals/runtime';
 import { DataInUseError, type EmbeddedPostgres, startEmbeddedPostgres } from './embedded.ts';
 import { freePort } from './freePort.ts';
+import { prepareOwner } from './owner.ts';
 import type { RunSettings } from './runSettings.ts';
 import { type ServiceProcess, startService } from './serviceProcess.ts';
 
@@ -37,16 +38,16 @@ export class LocalStack {
   }
 
   /**
-   * Resolves with the producer's port when every service is ready. After a rejection the caller must still call `stop`.
+   * Resolves with the producer's URL when every service is ready. After a rejection the caller must still call `stop`.
    *
    * @throws {Error} whose message is for the person at the terminal; an AbortError when `signal` aborts.
    */
-  async start(signal: AbortSignal): Promise<number> {
+  async start(signal: AbortSignal): Promise<string> {
     const { settings, write } = this.#options;
     const url = settings.databaseUrl ?? (await this.#startPostgres());
     signal.throwIfAborted();
     // The producer would report it too, but its line would be lost among the consumers' logs.
-    await checkPort(settings.port);
+    await checkPort(settings.port, settings.host);
     const applied = await migrate(url).catch((cause) => {
       throw new Error(`The database could not be migrated: ${messageOf(cause)}`, { cause });
     });
@@ -65,6 +66,7 @@ export class LocalStack {
           directory: this.#options.root,
           // Chosen here and not read from the log, whose level may leave that line out.
           port: index === 0 ? port : ports[index - 1]!,
+          host: settings.host,
           environment: { ...process.env, DATABASE_URL: url },
           prefix: colour(index, `${name.padEnd(width)} | `),
           write,
@@ -72,7 +74,7 @@ export class LocalStack {
       );
     }
     await Promise.all(this.#services.map((service) => service.ready(signal)));
-    return port;
+    return httpUrl(['127.0.0.1', '0.0.0.0', '::'].includes(settings.host) ? 'localhost' : settings.host, port);
   }
 
   /** Stops the producer, then the consumers, then PostgreSQL; resolves with true where each stopped in order. */
@@ -99,16 +101,21 @@ export class LocalStack {
     const directory = path.join(root, '.data/postgres');
     // 100 is PostgreSQL's own default; 20 more leave room for psql.
     const max_connections = String(Math.max(100, settings.connections + 20));
-    const postgres = await startEmbeddedPostgres({ directory, settings: { max_connections } }).catch((error) => {
+    const port = await freePort(settings.postgresPort);
+    const options = { directory, port, settings: { max_connections } };
+    const postgres = await startEmbeddedPostgres(options).catch((error) => {
       if (!(error instanceof DataInUseError)) throw error;
       throw new Error(`Another make run uses this project: stop that one first. ${error.message}`, { cause: error });
     });
     this.#postgres = postgres;
-    write(`PostgreSQL runs on ${postgres.url}, its data in ${path.relative(root, directory)}\n`);
+    const taken = port === settings.postgresPort ? '' : ` (${settings.postgresPort} is taken)`;
+    write(
+      `PostgreSQL runs on 127.0.0.1:${port}${taken}, its data in ${path.relative(root, directory)}; make url prints its address\n`,
+    );
     postgres.exited.then((code) =>
       this.#ended('PostgreSQL', code === null ? 'a signal' : `code ${code}`, postgres.log()),
     );
-    return postgres.url;
+    return prepareOwner(postgres.url, path.join(directory, 'url'));
   }
 
   #watch(service: ServiceProcess): void {
@@ -126,9 +133,9 @@ export class LocalStack {
   }
 }
 
-/** @throws {PortTakenError} where another program listens on the port. */
-async function checkPort(port: number): Promise<void> {
-  const probe = await listen(() => {}, port);
+/** @throws {PortTakenError} or {NoSuchHostError} where the producer can't listen there. */
+async function checkPort(port: number, host: string): Promise<void> {
+  const probe = await listen(() => {}, port, { host });
   await probe.stop();
 }
 

@@ -41,7 +41,7 @@ function run(settings: RunSettings): void {
   });
 
   starting.then(
-    (port) => write(`Ready after ${process.uptime().toFixed(1)} s. Try it: curl -X POST localhost:${port}/ingest\n`),
+    (url) => write(`Ready after ${process.uptime().toFixed(1)} s. Try it: curl -X POST ${new URL(url).host}/ingest\n`),
     (error: Error) => end(1, `Could not start: ${error.message}`),
   );
 }

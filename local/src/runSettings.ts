@@ -4,13 +4,20 @@ import path from 'node:path';
 import { parseEnv } from 'node:util';
 import { readConsumerSettings } from '@pg-signals/consumer';
 import { readProducerSettings } from '@pg-signals/producer';
-import { SettingsError } from '@pg-signals/runtime';
+import { port, readSettings, SettingsError, wholeNumber } from '@pg-signals/runtime';
+import { z } from 'zod';
+
+const schema = z.object({ CONSUMERS: wholeNumber(2, { max: 1_000 }), POSTGRES_PORT: port(5432) });
 
 export interface RunSettings {
   /** A server to use; where undefined, `make run` starts one. */
   databaseUrl: string | undefined;
+  /** The address on which the services listen. */
+  host: string;
   /** The producer's port; 0 takes a free one. */
   port: number;
+  /** The port of the PostgreSQL to start; where it is taken, a free one is used. */
+  postgresPort: number;
   consumers: number;
   shutdownTimeoutMs: number;
   /** Connections that all services together open at most. */
@@ -34,20 +41,17 @@ export function readRunSettings(root: string, environment: NodeJS.ProcessEnv): R
   const wrong = new Set<string>();
   const producer = check(() => readProducerSettings(all), wrong);
   const consumer = check(() => readConsumerSettings({ ...all, PORT: '0' }), wrong);
-  const consumers = check(() => readConsumers(all.CONSUMERS || '2'), wrong);
-  if (!producer || !consumer || !consumers) throw new SettingsError([...wrong].join('\n'));
+  const own = check(() => readSettings(schema, all), wrong);
+  if (!producer || !consumer || !own) throw new SettingsError([...wrong].join('\n'));
   return {
     databaseUrl,
+    host: producer.HOST,
     port: producer.PORT,
-    consumers,
+    postgresPort: own.POSTGRES_PORT,
+    consumers: own.CONSUMERS,
     shutdownTimeoutMs: producer.SHUTDOWN_TIMEOUT_MS,
-    connections: producer.PG_POOL_MAX + consumers * consumer.PG_POOL_MAX,
+    connections: producer.PG_POOL_MAX + own.CONSUMERS * consumer.PG_POOL_MAX,
   };
-}
-
-function readConsumers(value: string): number {
-  if (/^[1-9]\d{0,3}$/.test(value)) return Number(value);
-  throw new SettingsError(`CONSUMERS: expected a whole number of at least 1, got ${JSON.stringify(value)}`);
 }
 
 /** Returns what `read` returns; each line of its error goes to `wrong` once. */

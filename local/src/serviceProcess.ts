@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { NODE_FLAGS } from '@pg-signals/runtime';
+import { httpUrl, NODE_FLAGS } from '@pg-signals/runtime';
 import { endWithUs } from './endWithUs.ts';
 import { prefixLines } from './prefixLines.ts';
 
@@ -14,6 +14,7 @@ export interface ServiceOptions {
   /** The working directory, where the program finds `.env`. */
   directory: string;
   port: number;
+  host: string;
   environment: NodeJS.ProcessEnv;
   prefix: string;
   write: (lines: string) => void;
@@ -32,11 +33,16 @@ export interface ServiceProcess {
 
 /** Starts a service that can't outlive this process. */
 export function startService(options: ServiceOptions): ServiceProcess {
-  const { name, main, directory, port, environment, prefix, write } = options;
+  const { name, main, directory, port, host, environment, prefix, write } = options;
   const child = spawn(process.execPath, [...NODE_FLAGS, main], {
     cwd: directory,
     // Compiled once for all of them and for the next run: a shorter start, and 20 MB less in each process.
-    env: { NODE_COMPILE_CACHE: path.join(directory, '.data', 'compile-cache'), ...environment, PORT: String(port) },
+    env: {
+      NODE_COMPILE_CACHE: path.join(directory, '.data', 'compile-cache'),
+      ...environment,
+      PORT: String(port),
+      HOST: host,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
     // In its own process group: a terminal sends Ctrl-C to a whole group, and the services must stop in order.
     detached: true,
@@ -53,7 +59,7 @@ export function startService(options: ServiceOptions): ServiceProcess {
     name,
     ended,
     async ready(signal) {
-      while (!(await answersReady(port))) await sleep(50, undefined, { signal });
+      while (!(await answersReady(httpUrl(host, port)))) await sleep(50, undefined, { signal });
     },
     async stop(timeoutMs) {
       child.kill('SIGTERM');
@@ -65,9 +71,9 @@ export function startService(options: ServiceOptions): ServiceProcess {
   };
 }
 
-async function answersReady(port: number): Promise<boolean> {
+async function answersReady(url: string): Promise<boolean> {
   try {
-    const response = await fetch(`http://127.0.0.1:${port}/readyz`, { signal: AbortSignal.timeout(5_000) });
+    const response = await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(5_000) });
     await response.arrayBuffer();
     return response.ok;
   } catch {

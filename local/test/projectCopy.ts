@@ -47,6 +47,22 @@ export function processesIn(...directories: string[]): string[] {
   });
 }
 
+/** The TCP ports on which processes that work in the folder listen. */
+export function listeningPorts(directory: string): number[] {
+  const sockets = processesIn(directory).flatMap((line) => {
+    const fds = `/proc/${Number.parseInt(line, 10)}/fd`;
+    return readdirSync(fds).map((fd) => /^socket:\[(\d+)]$/.exec(readlinkSync(path.join(fds, fd)))?.[1]);
+  });
+  const ports = ['tcp', 'tcp6'].flatMap((table) => {
+    const lines = readFileSync(`/proc/net/${table}`, 'utf8').trim().split('\n').slice(1);
+    return lines.flatMap((line) => {
+      const [, local, , state, , , , , , inode] = line.trim().split(/\s+/);
+      return state === '0A' && sockets.includes(inode) ? [Number.parseInt(local!.split(':')[1]!, 16)] : [];
+    });
+  });
+  return [...new Set(ports)];
+}
+
 export interface MakeOptions {
   directory: string;
   variables?: Record<string, string>;
@@ -59,9 +75,11 @@ export class MakeRun {
   /** Resolves with the exit code of make, or the signal that ended it. */
   readonly ended: Promise<number | NodeJS.Signals>;
   output = '';
+  readonly #directory: string;
   readonly #looks = new Set<() => void>();
 
   constructor({ directory, variables, user }: MakeOptions) {
+    this.#directory = directory;
     this.make = spawn('make', ['run'], {
       cwd: directory,
       env: { PATH: process.env.PATH, HOME: directory, ...variables },
@@ -97,6 +115,11 @@ export class MakeRun {
   async ready(): Promise<string> {
     const [, address] = await this.shows(/^Ready after .* curl -X POST (localhost:\d+)\/ingest$/m);
     return `http://${address}`;
+  }
+
+  /** What `make url` prints. */
+  databaseUrl(): string {
+    return execFileSync('make', ['-s', 'url'], { cwd: this.#directory, encoding: 'utf8' }).trim();
   }
 
   /** The process id of the program that make started. */

@@ -11,15 +11,18 @@ import {
   renameSync,
   rmSync,
   statSync,
+  writeFileSync,
 } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Signal } from '@pg-signals/db';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { freePort } from '../src/freePort.ts';
 import { createTestDatabase } from '../src/testing.ts';
-import { copyProject, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
+import { readableByOther, userNamed } from './otherUser.ts';
+import { copyProject, listeningPorts, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
 
 // Each test starts up to three times three processes and a database; only one that hangs takes so long.
 vi.setConfig({ testTimeout: 60_000 });
@@ -72,6 +75,20 @@ async function expectSignalIn(run: MakeRun, consumers: number, { id, signal_valu
     await run.shows(
       new RegExp(`^consumer-${n} \\| .* notification received id=${id} .* signal_value=${signal_value}$`, 'm'),
     );
+  }
+}
+
+/** True where a server answers there. */
+async function accepts(host: string, port: number): Promise<boolean> {
+  const socket = connect(port, host);
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ECONNREFUSED' });
+    return false;
+  } finally {
+    socket.destroy();
   }
 }
 
@@ -146,11 +163,28 @@ describe.skipIf(!onLinux)('make run', () => {
     await expectNothingLeft();
   });
 
-  test('names every wrong setting before it starts anything', async () => {
-    const run = await makeRun({ variables: { CONSUMERS: 'two', PORT: '80800', LOG_FORMAT: 'xml' } });
+  test('listens on the loopback interface alone, unless HOST says otherwise', async () => {
+    const run = await makeRun();
+    await run.ready();
+    // A server on every interface answers here too; one on 127.0.0.1 does not.
+    const elsewhere = () => Promise.all(listeningPorts(directory).map((port) => accepts('127.0.0.2', port)));
+    expect(await elsewhere()).toEqual([false, false, false, false]); // producer, two consumers, PostgreSQL
+    process.kill(run.runner, 'SIGTERM');
     await run.ended;
-    expect(run.output).toContain('CONSUMERS: expected a whole number of at least 1, got "two"');
+
+    const open = await makeRun({ variables: { HOST: '0.0.0.0' } });
+    await expectSignalIn(open, 2, await postSignal(await open.ready()));
+    expect((await elsewhere()).sort()).toEqual([false, true, true, true]);
+  });
+
+  test('names every wrong setting before it starts anything', async () => {
+    const run = await makeRun({
+      variables: { CONSUMERS: 'two', PORT: '80800', POSTGRES_PORT: 'x', LOG_FORMAT: 'xml' },
+    });
+    await run.ended;
+    expect(run.output).toContain('CONSUMERS: expected a whole number from 1 to 1000, got "two"');
     expect(run.output).toMatch(/^PORT: .*, got "80800"$/m);
+    expect(run.output).toMatch(/^POSTGRES_PORT: .*, got "x"$/m);
     expect(run.output.match(/^LOG_FORMAT: .*, got "xml"$/gm)).toHaveLength(1);
     expect(run.output).not.toContain('PostgreSQL');
   });
@@ -247,8 +281,7 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and in a closed 
 
   test('works as an ordinary user, and root afterwards leaves the data with that user', async () => {
     // Not nobody, whom root would choose anyway.
-    const id = (flag: string) => Number(execFileSync('id', [flag, 'daemon'], { encoding: 'utf8' }));
-    const user = { uid: id('-u'), gid: id('-g') };
+    const user = userNamed('daemon');
     const project = path.join(newFolder(0o755), 'project');
     renameSync(directory, project);
     directory = project;
@@ -264,7 +297,60 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and in a closed 
       expect(statSync(path.join(directory, '.data/postgres/data')).uid).toBe(user.uid);
     }
   });
+
+  test('lets no other user of the machine into the database or the files of the one that runs it', async () => {
+    const user = userNamed('daemon');
+    const secret = path.join(directory, 'private');
+    writeFileSync(secret, 'the diary\n', { mode: 0o600 });
+    giveTo(user, directory);
+    const run = await makeRun({ user });
+    await run.ready();
+    const [, port] = await run.shows(/^PostgreSQL runs on .*127\.0\.0\.1:(\d+)/m);
+    const pgModule = path.join(directory, 'node_modules/pg/lib/index.js');
+    const loot = execFileSync(process.execPath, ['--input-type=module', '--eval', ATTACK, pgModule, port!, secret], {
+      cwd: '/',
+      encoding: 'utf8',
+      ...userNamed('games'),
+    });
+    expect(JSON.parse(loot)).toEqual([]);
+    expect(readableByOther(path.join(directory, '.data/postgres'))).toEqual([]);
+
+    // Whoever gets the services' password can do no more than use their tables.
+    const client = new pg.Client({ connectionString: run.databaseUrl() });
+    await client.connect();
+    onTestFinished(() => client.end());
+    await client.query('CREATE TEMPORARY TABLE loot (line text)');
+    await expect(client.query(`COPY loot FROM PROGRAM 'cat ${secret}'`)).rejects.toMatchObject({ code: '42501' });
+    await expect(client.query(`SELECT pg_read_file('${secret}')`)).rejects.toMatchObject({ code: '42501' });
+    const { rows } = await client.query(
+      'SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles WHERE rolname = current_user',
+    );
+    expect(rows).toEqual([{ rolsuper: false, rolcreaterole: false, rolcreatedb: false, rolreplication: false }]);
+  });
 });
+
+/** What another user of the machine tries: the passwords of examples, and a program that reads a private file. */
+const ATTACK = `
+  const [pgModule, port, file] = process.argv.slice(1);
+  const { default: pg } = await import(pgModule);
+  const loot = [];
+  for (const password of ['signals', 'postgres', '']) {
+    for (const user of ['signals', 'postgres', 'signals_producer', 'signals_consumer']) {
+      const client = new pg.Client({ host: '127.0.0.1', port, user, password, database: 'signals' });
+      client.on('error', () => {});
+      try {
+        await client.connect();
+        loot.push(user);
+        await client.query('CREATE TEMPORARY TABLE loot (line text)');
+        await client.query("COPY loot FROM PROGRAM 'cat " + file + "'");
+        loot.push((await client.query('SELECT line FROM loot')).rows[0].line);
+      } catch (error) {
+        if (!/password/.test(error.message)) loot.push(error.message);
+      }
+      client.end();
+    }
+  }
+  console.log(JSON.stringify(loot));`;
 
 /** Changes the owner of everything but node_modules, whose files are links to the original's. */
 function giveTo({ uid, gid }: { uid: number; gid: number }, folder: string): void {

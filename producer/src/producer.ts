@@ -16,6 +16,7 @@ import { metricsOfAllWorkers } from './workers/workerMetrics.ts';
  * `POST /ingest` answers 500.
  *
  * @throws {PortTakenError} when `PORT` is in use.
+ * @throws {NoSuchHostError} when this machine has no address `HOST`.
  */
 export async function startProducer(settings: ProducerSettings, logger: Logger): Promise<Service> {
   const pool = createPool({
@@ -56,6 +57,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     routes: { '/ingest': { post: ingest } },
   });
   const server = await listen(inFrontOf(app, ingest, logger), settings.PORT, {
+    host: settings.HOST,
     headersTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   }).catch(async (error) => {
     await pool.end();

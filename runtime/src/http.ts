@@ -80,7 +80,7 @@ export function answerError(logger: Logger, error: unknown, ...[request, respons
 }
 
 export interface HttpServer {
-  /** `http://127.0.0.1:<port>`, with the port that it listens on. */
+  /** With the address and the port that it listens on. */
   readonly url: string;
   readonly server: Server;
   /** Accepts no new connection and resolves when the requests in flight are answered. */
@@ -95,25 +95,31 @@ export class PortTakenError extends Error {
   override name = 'PortTakenError';
 }
 
+/** There is no such address on this machine. */
+export class NoSuchHostError extends Error {
+  override name = 'NoSuchHostError';
+}
+
 /** Larger headers are answered 431. */
 const MAX_HEADER_BYTES = 16 * 1024;
 
 export interface ListenOptions {
+  /** The address to listen on (127.0.0.1): only this machine reaches a loopback one; 0.0.0.0 and :: are every one. */
+  host?: string;
   /** How long a client may take to send the headers of a request, in ms (10,000); a slower one is answered 408. */
   headersTimeoutMs?: number;
 }
 
 /**
- * Listens on every interface, so that a container's port can be published.
- *
  * The handler limits how long a body may take: node's `requestTimeout` can't tell a slow client from a long stream.
  *
  * @throws {PortTakenError} when another program listens on the port.
+ * @throws {NoSuchHostError} when this machine has no such address.
  */
 export async function listen(
   handler: RequestListener,
   port: number,
-  { headersTimeoutMs = 10_000 }: ListenOptions = {},
+  { host = '127.0.0.1', headersTimeoutMs = 10_000 }: ListenOptions = {},
 ): Promise<HttpServer> {
   const server = createServer(
     {
@@ -125,14 +131,20 @@ export async function listen(
     handler,
   );
   try {
-    server.listen(port);
+    server.listen(port, host);
     await once(server, 'listening');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
-    throw new PortTakenError(`Port ${port} is taken by another program: stop that one, or set PORT to a free port.`);
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EADDRINUSE') {
+      throw new PortTakenError(`Port ${port} is taken by another program: stop that one, or set PORT to a free port.`);
+    }
+    if (code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT' || code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
+      throw new NoSuchHostError(`HOST: this machine has no address ${host}; 127.0.0.1 and 0.0.0.0 are always there.`);
+    }
+    throw error;
   }
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: httpUrl(host, (server.address() as AddressInfo).port),
     server,
     async stop() {
       if (!server.listening) return;
@@ -144,4 +156,9 @@ export async function listen(
       clearInterval(sweep);
     },
   };
+}
+
+/** The URL of an HTTP server; an IPv6 address goes into brackets. */
+export function httpUrl(host: string, port: number): string {
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

@@ -3,9 +3,11 @@ export {
   answerError,
   createApp,
   type HttpServer,
+  httpUrl,
   type ListenOptions,
   listen,
   type Metrics,
+  NoSuchHostError,
   PortTakenError,
   type ReadyCheck,
 } from './http.ts';

@@ -16,8 +16,15 @@ export function wholeNumber(byDefault: number, { min = 1, max = Number.MAX_SAFE_
 /** A time in ms, with a default. Node's timers turn anything above 2^31 - 1 into 1 ms. */
 export const milliseconds = (byDefault: number) => wholeNumber(byDefault, { max: 2 ** 31 - 1 });
 
+const HOST_EXPECTED = 'expected an address of this machine: 127.0.0.1, ::1, or 0.0.0.0 for every one';
+
 /** The variables of every service; each service adds its own. */
 export const commonVariables = {
+  /** The address to listen on; by default only this machine reaches the service. */
+  HOST: z
+    .string()
+    .regex(/^[\w.:-]+$/, { error: HOST_EXPECTED })
+    .default('127.0.0.1'),
   LOG_LEVEL: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
   LOG_FORMAT: z.enum(['text', 'json']).default('text'),
   /** How long a stop may take before the process ends with code 1. */

@@ -96,6 +96,16 @@ test('a port that is taken is reported with the variable that changes it', async
   await expect(listen(() => {}, Number(new URL(server.url).port))).rejects.toThrow(/Port \d+ is taken .* set PORT/);
 });
 
+test('an IPv6 address makes a valid URL, and one that the machine does not have is reported as HOST', async () => {
+  const six = await listen((_request, response) => void response.end(), 0, { host: '::1' });
+  expect(six.url).toMatch(/^http:\/\/\[::1\]:\d+$/);
+  expect((await fetch(six.url)).status).toBe(200);
+  await six.stop();
+  for (const host of ['192.0.2.1', 'no-such-host.invalid']) {
+    await expect(listen(() => {}, 0, { host })).rejects.toThrow(`HOST: this machine has no address ${host}`);
+  }
+});
+
 test('stop lets a request in flight finish, accepts no new one, and may be called twice', async () => {
   const slow = await get('/slow');
   const stopped = Promise.all([server.stop(), server.stop()]);

@@ -6,6 +6,7 @@ const schema = z.object({ ...commonVariables, PORT: port(8080), SECRET_URL: z.ur
 
 test('a variable that is not set has its default, and an empty one counts as not set', () => {
   expect(readSettings(schema, { SECRET_URL: 'http://a', PORT: '', LOG_LEVEL: 'debug' })).toEqual({
+    HOST: '127.0.0.1',
     PORT: 8080,
     LOG_LEVEL: 'debug',
     LOG_FORMAT: 'text',
@@ -15,8 +16,9 @@ test('a variable that is not set has its default, and an empty one counts as not
 });
 
 test('every wrong or missing variable is named at once, with what was expected and what was given', () => {
-  const read = () => readSettings(schema, { PORT: 'eighty', LOG_LEVEL: 'loud', LOG_FORMAT: 'json' });
+  const read = () => readSettings(schema, { PORT: 'eighty', HOST: '[::1]', LOG_LEVEL: 'loud', LOG_FORMAT: 'json' });
   expect(read).toThrow(/PORT: expected a whole number from 0 to 65535, got "eighty"/);
+  expect(read).toThrow(/HOST: expected an address of this machine: .*, got "\[::1\]"/);
   expect(read).toThrow(/LOG_LEVEL: expected one of "error"\|"warn"\|"info"\|"debug", got "loud"/);
   expect(read).toThrow(/SECRET_URL: .*, but it is missing/);
 });

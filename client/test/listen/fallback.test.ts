@@ -1,6 +1,6 @@
 /** Where LISTEN is not to be had: behind a transaction pooler (a real pgbouncer) and on a standby that is promoted. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrate } from '@pg-signals/db/migrate';
@@ -41,6 +41,9 @@ describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
   let port: number;
   let bouncer: ChildProcess;
   const ini = path.join(directory, 'pgbouncer.ini');
+  const users = path.join(directory, 'users.txt');
+  // Like PostgreSQL it refuses to run as root.
+  const owner = process.getuid?.() === 0 ? { uid: Number(execFileSync('id', ['-u', 'nobody'])) } : {};
 
   function configure(poolMode: string): void {
     const { username, password } = new URL(primary.url);
@@ -52,9 +55,17 @@ describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
       'listen_addr = 127.0.0.1',
       `listen_port = ${port}`,
       'unix_socket_dir =',
-      'auth_type = any',
+      // Other users of the machine can connect too, and this is a superuser.
+      'auth_type = scram-sha-256',
+      `auth_file = ${users}`,
     ];
-    writeFileSync(ini, `${lines.join('\n')}\n`, { mode: 0o644 });
+    for (const [file, text] of [
+      [ini, lines.join('\n')],
+      [users, `"${username}" "${password}"`],
+    ] as const) {
+      writeFileSync(file, `${text}\n`, { mode: 0o600 });
+      if (owner.uid !== undefined) chownSync(file, owner.uid, -1);
+    }
   }
 
   beforeAll(async () => {
@@ -68,8 +79,6 @@ describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
 
   async function startBouncer(poolMode: string): Promise<string> {
     configure(poolMode);
-    // Like PostgreSQL it refuses to run as root.
-    const owner = process.getuid?.() === 0 ? { uid: Number(execFileSync('id', ['-u', 'nobody'])) } : {};
     bouncer = spawn('pgbouncer', [ini], { ...owner, stdio: ['ignore', 'ignore', 'pipe'] });
     await new Promise<void>((resolve, reject) => {
       let log = '';
@@ -79,7 +88,9 @@ describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
       });
       bouncer.once('exit', (code) => reject(new Error(`pgbouncer ended with code ${code}: ${log}`)));
     });
-    return `postgres://any@127.0.0.1:${port}/signals`;
+    const url = new URL(primary.url);
+    url.port = String(port);
+    return url.href;
   }
 
   test('in transaction mode it says so, reads the table, and listens by itself when the mode is changed', async () => {

@@ -3,7 +3,7 @@ import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff } from '@pg-signals/db';
-import { type Logger, type Service, STOP } from '@pg-signals/runtime';
+import { httpUrl, type Logger, type Service, STOP } from '@pg-signals/runtime';
 import type { ProducerSettings } from '../settings.ts';
 import { gatherWorkerMetrics } from './workerMetrics.ts';
 
@@ -63,7 +63,7 @@ export async function startWorkers(settings: ProducerSettings, logger: Logger): 
     await stop();
     throw error;
   }
-  const url = `http://127.0.0.1:${port}`;
+  const url = httpUrl(settings.HOST, port);
   logger.info('Workers listen', { url, workers: places.length });
   let stopped: Promise<void> | undefined;
   return { url, stop: () => (stopped ??= stop()) };
