@@ -24,11 +24,12 @@ export async function startConsumer(
     application_name: 'pg-signals consumer',
     max: settings.PG_POOL_MAX,
   });
-  const metrics = createMetrics();
+  const metrics = createMetrics(logger);
   const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value, attributes }) => {
     // One object: winston takes it as it is, while it searches and copies a message with fields.
     const line = { level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value };
     logger.log(isEmpty(attributes) ? line : { ...line, attributes });
+    return logger.lines.room(); // signals wait in the listener's buffer and in the table, which are made for that
   };
   const listener: Listener = new Listener(
     pool,
@@ -45,7 +46,10 @@ export async function startConsumer(
     logSignal,
     ...callbacks,
   );
-  const ready = async () => requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
+  const ready = async () => {
+    if (logger.lines.room()) throw new Error('The log is not being read, and signals wait for that.');
+    requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
+  };
   const app = createApp({ logger, metrics, ready });
   const server = await listen(app, settings.PORT, { host: settings.HOST }).catch(async (error) => {
     await pool.end();

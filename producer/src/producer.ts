@@ -26,7 +26,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     onConnectionError: (error) =>
       logger.warn('Database connection lost, the next request opens another', { reason: error.message }),
   });
-  const metrics = createMetrics();
+  const metrics = createMetrics(logger);
   const shownMetrics = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
   const publisher: Publisher = createPublisher(pool, {
     maxBatch: settings.INGEST_MAX_BATCH,

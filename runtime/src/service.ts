@@ -30,8 +30,8 @@ export const STOP = 'stop';
 
 /**
  * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 when the
- * settings are wrong, the start fails, the stop takes longer than `SHUTDOWN_TIMEOUT_MS`, a second signal comes, or an
- * error is uncaught.
+ * settings are wrong, the start fails, the stop takes longer than `SHUTDOWN_TIMEOUT_MS` (until the log is read, where it
+ * waits for that), a second signal comes, or an error is uncaught.
  */
 export async function runService<S extends ServiceSettings>(
   readSettings: () => S,
@@ -47,9 +47,14 @@ export async function runService<S extends ServiceSettings>(
     process.exitCode = 1;
     return;
   }
-  const logger = createLogger({ level: settings.LOG_LEVEL, format: settings.LOG_FORMAT });
+  const form = { level: settings.LOG_LEVEL, format: settings.LOG_FORMAT };
+  const logger = createLogger(form);
   const die = (message: string, fields: Record<string, unknown>) => {
     logger.error(message, fields);
+    // Standard output would lose the line that says why.
+    if (logger.lines.written()) {
+      createLogger({ ...form, write: (lines) => process.stderr.write(lines) }).error(message, fields);
+    }
     process.exit(1);
   };
   process.on('uncaughtException', (error) => die('Uncaught error, ending', { error }));
@@ -67,6 +72,7 @@ export async function runService<S extends ServiceSettings>(
     );
     await (await starting).stop();
     logger.info('Stopped');
+    await logger.lines.written();
     process.exit(0);
   };
   process.on('SIGTERM', stop).on('SIGINT', child ? () => {} : stop);

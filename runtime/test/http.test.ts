@@ -15,9 +15,10 @@ beforeEach(async () => {
   log = '';
   reason = undefined;
   answerSlow = Promise.withResolvers();
+  const logger = createLogger({ write: (lines) => (log += lines) });
   const app = createApp({
-    logger: createLogger({ write: (lines) => (log += lines) }),
-    metrics: createMetrics(),
+    logger,
+    metrics: createMetrics(logger),
     ready: async () => {
       if (reason) throw new Error(reason);
     },

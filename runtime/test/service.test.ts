@@ -1,7 +1,10 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 
 const fixture = fileURLToPath(new URL('fixtures/service.ts', import.meta.url));
 
@@ -54,4 +57,81 @@ test('an uncaught error is logged and ends it with code 1', async () => {
   const { code, output } = await run('crashes', { NEEDED: '1' });
   expect(output).toMatch(/ERROR Uncaught error, ending error="Error: unforeseen/);
   expect(code).toBe(1);
+});
+
+/** The fixture with an output that no one reads, until the test does. */
+function runUnread(behaviour: string, { env = {}, stdout = 'pipe' as 'pipe' | number } = {}) {
+  const child = fork(fixture, [behaviour], {
+    cwd: '/',
+    env: { PATH: process.env.PATH, NEEDED: '1', ...env },
+    stdio: ['ignore', stdout, 'pipe', 'ipc'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  return { child, exited: once(child, 'exit').then(([code]) => code), event: () => once(child, 'message') };
+}
+
+test('a stop waits until its log is read', async () => {
+  const { child, event, exited } = runUnread('logs 10000 lines');
+  await event();
+  child.kill('SIGTERM');
+  await event(); // stopping
+  const output = (await child.stdout!.setEncoding('utf8').toArray()).join('');
+  expect(output.match(/INFO Line /g)).toHaveLength(10_000);
+  expect(output).toMatch(/INFO Stopped\n$/);
+  expect(await exited).toBe(0);
+});
+
+test('a stop whose log no one reads is forced in time, with code 1, and standard error says why', async () => {
+  const { child, event, exited } = runUnread('logs 10000 lines', { env: { SHUTDOWN_TIMEOUT_MS: '50' } });
+  await event();
+  child.kill('SIGTERM');
+  const errors = await child.stderr!.setEncoding('utf8').toArray();
+  expect(errors.join('')).toContain('ERROR Stopped by force');
+  expect(await exited).toBe(1);
+});
+
+test('an uncaught error ends it at once where no one reads the log, and standard error says why', async () => {
+  const { child, exited } = runUnread('logs 10000 lines and crashes');
+  const errors = await child.stderr!.setEncoding('utf8').toArray();
+  expect(errors.join('')).toContain('ERROR Uncaught error, ending error="Error: unforeseen');
+  expect(await exited).toBe(1);
+});
+
+test('lines past the bound are dropped, counted, and said once when the log is read again', async () => {
+  const { child, event, exited } = runUnread('logs 100000 lines');
+  await event();
+  child.send(1);
+  const [{ dropped }] = await event();
+  expect(dropped).toBeGreaterThan(0);
+  let output = '';
+  for await (const text of child.stdout!.setEncoding('utf8')) {
+    output += text;
+    if (!child.killed && /WARN .*\n/.test(output.slice(-1_000))) child.kill('SIGTERM');
+  }
+  expect(output.match(/INFO Line /g)).toHaveLength(100_000 - (dropped - 1)); // the answer to the message is the other one
+  expect(output.match(/WARN .*/g)).toEqual([`WARN Log lines were dropped while no one read the log lines=${dropped}`]);
+  expect(await exited).toBe(0);
+});
+
+test('it works on when the reader of its log is gone, and counts the lines', async () => {
+  const { child, event, exited } = runUnread('logs 10000 lines');
+  await event();
+  child.stdout!.destroy();
+  for (let dropped = 0; dropped < 100; ) {
+    child.send(1);
+    [{ dropped }] = await event();
+  }
+  child.kill('SIGTERM');
+  expect(await exited).toBe(0);
+});
+
+test('a log into a file has every line, up to the error that ends it', async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-log-'));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  const file = path.join(directory, 'service.log');
+  const { exited } = runUnread('logs 100000 lines and crashes', { stdout: openSync(file, 'w') });
+  expect(await exited).toBe(1);
+  const output = readFileSync(file, 'utf8');
+  expect(output.match(/INFO Line /g)).toHaveLength(100_000);
+  expect(output).toMatch(/ERROR Uncaught error, ending .*\n$/);
 });
