@@ -8,6 +8,9 @@ import type { ConsumerSettings } from './settings.ts';
 /** A proof is missed twice before the service says that it is not ready. */
 const PROOFS = 3;
 
+const ABOUT = `A consumer of pg-signals. Its log has a line for each signal; POST /ingest is at the producer.
+`;
+
 /**
  * Starts a consumer that logs every signal and delivers it to `callbacks`. The database may come later.
  *
@@ -50,7 +53,7 @@ export async function startConsumer(
     if (logger.lines.room()) throw new Error('The log is not being read, and signals wait for that.');
     requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
   };
-  const app = createApp({ logger, metrics, ready });
+  const app = createApp({ about: ABOUT, logger, metrics, ready });
   const server = await listen(app, settings.PORT, { host: settings.HOST }).catch(async (error) => {
     await pool.end();
     throw error;

@@ -54,6 +54,10 @@ test('it logs each signal once, with its microseconds', async () => {
   );
 });
 
+test('/ says that signals go in elsewhere', async () => {
+  expect(await (await fetch(consumer.url)).text()).toMatch(/POST \/ingest is at the producer.\n\nGET \/healthz /);
+});
+
 test('it logs the attributes of a signal that has any', async () => {
   await writer.client.query(
     `INSERT INTO signals (signal_name, signal_value, attributes) VALUES ('kitchen', 1, '{"room": "kitchen"}')`,

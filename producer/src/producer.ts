@@ -11,6 +11,10 @@ import { ingestMetrics } from './metrics.ts';
 import type { ProducerSettings } from './settings.ts';
 import { metricsOfAllWorkers } from './workers/workerMetrics.ts';
 
+const ABOUT = `The producer of pg-signals.
+
+POST /ingest   inserts a signal {"signal_name": "temperature", "signal_value": 21.5}, an array of them, or NDJSON`;
+
 /**
  * Starts a producer. The database may be unreachable: until it is there, `/readyz` answers 503 with the reason and
  * `POST /ingest` answers 500.
@@ -51,6 +55,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     receiveTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   });
   const app = createApp({
+    about: ABOUT,
     logger,
     metrics: shownMetrics,
     ready: () => canInsert(pool, settings.INGEST_TIMEOUT_MS),

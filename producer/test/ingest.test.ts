@@ -191,8 +191,9 @@ test('a client that breaks off in its body inserts nothing and disturbs no other
   expect(await count()).toBe(before + 1);
 });
 
-test('other paths are 404 and other methods 405', async () => {
+test('/ says where to go; other paths are 404 and other methods 405', async () => {
   expect((await fetch(`${producer.url}/signals`)).status).toBe(404);
+  expect(await (await fetch(producer.url)).text()).toMatch(/^POST \/ingest .*\nGET \/healthz /m);
   const response = await fetch(`${producer.url}/ingest`);
   expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
 });

@@ -16,6 +16,8 @@ export interface Metrics {
 }
 
 export interface AppOptions {
+  /** What `GET /` says first: the service's name and what to try, in plain text. */
+  about: string;
   logger: Logger;
   metrics: Metrics;
   ready: ReadyCheck;
@@ -23,13 +25,20 @@ export interface AppOptions {
   routes?: Record<string, Partial<Record<'get' | 'post', RequestHandler>>>;
 }
 
+const STANDARD_ROUTES = `
+GET /healthz   200 while the process runs
+GET /readyz    200 when it can do its work, otherwise 503 and the reason
+GET /metrics   figures in the format of Prometheus
+`;
+
 /**
- * An express application with `GET /healthz` (the process runs), `GET /readyz` (200 when it can work now, otherwise 503
+ * An express application with `GET /` (text for people: where to go), `GET /healthz` (the process runs), `GET /readyz` (200 when it can work now, otherwise 503
  * with the reason), `GET /metrics` and `routes`. Every error is answered as problem+json.
  */
-export function createApp({ logger, metrics, ready, routes = {} }: AppOptions): Express {
+export function createApp({ about, logger, metrics, ready, routes = {} }: AppOptions): Express {
   const app = express().disable('x-powered-by').disable('etag').set('query parser', 'simple');
   const all: NonNullable<AppOptions['routes']> = {
+    '/': { get: (_request, response) => void response.type('text').send(about + STANDARD_ROUTES) },
     ...routes,
     '/healthz': { get: (_request, response) => void response.json({ status: 'ok' }) },
     '/readyz': {

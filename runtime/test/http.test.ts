@@ -17,6 +17,7 @@ beforeEach(async () => {
   answerSlow = Promise.withResolvers();
   const logger = createLogger({ write: (lines) => (log += lines) });
   const app = createApp({
+    about: 'A service for tests.',
     logger,
     metrics: createMetrics(logger),
     ready: async () => {
@@ -51,6 +52,14 @@ test('/readyz is 200 when the service can work, and 503 with the reason when it 
   const response = await get('/readyz');
   expect(response.headers.get('content-type')).toBe('application/problem+json');
   expect(await response.json()).toEqual({ title: 'Service Unavailable', status: 503, detail: 'no database' });
+});
+
+test('/ tells a person in plain text what the service is and where to go', async () => {
+  const response = await get('/');
+  expect(response.headers.get('content-type')).toBe('text/plain; charset=utf-8');
+  const text = await response.text();
+  expect(text).toMatch(/^A service for tests\.\n/);
+  for (const path of ['/healthz', '/readyz', '/metrics']) expect(text).toContain(`GET ${path} `);
 });
 
 test('/metrics is in the Prometheus format', async () => {
