@@ -1,5 +1,5 @@
 /** The consumer, wired up: a listener on the database, HTTP for health and figures. */
-import { createPool } from '@pg-signals/db';
+import { createPool, createQuery, NoAnswerError, NotConnectedError, requireRights } from '@pg-signals/db';
 import { createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
 import { Listener, type SignalCallback } from 'pg-signals';
 import { createListenerMetrics } from './metrics.ts';
@@ -7,6 +7,8 @@ import type { ConsumerSettings } from './settings.ts';
 
 /** A proof is missed twice before the service says that it is not ready. */
 const PROOFS = 3;
+/** For `/readyz` to ask for the user's rights, in ms: far below what a prober waits for its answer. */
+const RIGHTS_TIMEOUT_MS = 1_000;
 
 const ABOUT = `A consumer of pg-signals. Its log has a line for each signal; POST /ingest is at the producer.
 `;
@@ -49,8 +51,11 @@ export async function startConsumer(
     logSignal,
     ...callbacks,
   );
+  const query = createQuery(pool, RIGHTS_TIMEOUT_MS);
   const ready = async () => {
     if (logger.lines.room()) throw new Error('The log is not being read, and signals wait for that.');
+    // Without SELECT small signals still come, as notifications, and the proofs succeed.
+    await requireRights(query, 'signals_consumer').catch(ignoreNoAnswer);
     requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
   };
   const app = createApp({ about: ABOUT, logger, metrics, ready });
@@ -74,6 +79,11 @@ export async function startConsumer(
 function isEmpty(object: object): boolean {
   for (const _ in object) return false;
   return true;
+}
+
+/** A database that does not answer now is what the age of the last proof tells. */
+function ignoreNoAnswer(error: unknown): void {
+  if (!(error instanceof NotConnectedError || error instanceof NoAnswerError)) throw error;
 }
 
 /** @throws {Error} whose message says how old the last proof is. */

@@ -1,7 +1,10 @@
 /** The consumer as a service: log, health, metrics. */
+
+import { rightsOf } from '@pg-signals/db';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
-import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
+import { asRole, createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Condition, Writer } from '../../client/test/testListener.ts';
 import { readConsumerSettings, startConsumer } from '../src/index.ts';
@@ -22,7 +25,11 @@ beforeAll(async () => {
   const throughProxy = new URL(database.url);
   throughProxy.port = String(proxy.port);
   consumer = await startConsumer(
-    readConsumerSettings({ DATABASE_URL: throughProxy.href, PORT: '0', LISTEN_PROOF_INTERVAL_MS: '50' }),
+    readConsumerSettings({
+      DATABASE_URL: asRole(throughProxy.href, 'signals_consumer'),
+      PORT: '0',
+      LISTEN_PROOF_INTERVAL_MS: '50',
+    }),
     createLogger({
       write: (lines) => {
         log += lines;
@@ -74,6 +81,32 @@ test('it is ready while proofs come, and says what it received', async () => {
   ).toBe(2);
   expect(await metric('proof_age_seconds')).toBeGreaterThanOrEqual(0);
   expect(await metric('reconnects_total')).toBe(0);
+});
+
+test('it reads what a notification does not hold', async () => {
+  await writer.client.query(`INSERT INTO signals (signal_name, signal_value) VALUES (repeat('large', 2000), 1)`);
+  await logged(/signal_name=largelarge/);
+});
+
+test.each(rightsOf('signals_consumer'))('without %s it is not ready, and says so', async (right) => {
+  await writer.client.query(`REVOKE ${right} FROM signals_consumer, PUBLIC`);
+  const refused = await fetch(`${consumer.url}/readyz`);
+  await writer.client.query(`GRANT ${right} TO signals_consumer`);
+  expect(refused.status).toBe(503);
+  expect(await refused.json()).toMatchObject({ detail: expect.stringContaining(right) });
+  expect((await fetch(`${consumer.url}/readyz`)).status).toBe(200);
+});
+
+test.each([
+  `INSERT INTO signals (signal_name, signal_value) VALUES ('a', 1)`,
+  'DELETE FROM signals',
+  'SELECT FROM signal_keys',
+  `SELECT fn_insert_keyed_signals('{}', '{}', '{}', '{}', '{}', '{}', '{}')`,
+])('its role may not %s', async (sql) => {
+  const client = new pg.Client({ connectionString: asRole(database.url, 'signals_consumer') });
+  await client.connect();
+  await expect(client.query(sql)).rejects.toMatchObject({ code: '42501' });
+  await client.end();
 });
 
 test('it is not ready when the proof is older than three intervals, and ready again after it reconnects', async () => {

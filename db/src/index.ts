@@ -16,6 +16,7 @@ export {
   queryWithin,
   withConnection,
 } from './query.ts';
+export { missingRights, type Role, requireRights, rightsOf, SchemaError } from './rights.ts';
 export { databaseSettings } from './settings.ts';
 export {
   PayloadError,

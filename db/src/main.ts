@@ -1,7 +1,9 @@
-/** `npm run migrate`: migrates the database that the environment names. */
+/** `npm run migrate`: migrates the database that the environment names, and makes the roles of the services. */
 import { config as loadDotenv } from 'dotenv';
+import { z } from 'zod';
 import { messageOf } from './messageOf.ts';
 import { migrate } from './migrate.ts';
+import { createRoles } from './roles.ts';
 import { databaseSettings } from './settings.ts';
 
 const say = (line: string) => process.stdout.write(`${line}\n`);
@@ -9,21 +11,39 @@ const fail = (line: string) => {
   process.stderr.write(`${line}\n`);
   process.exitCode = 1;
 };
+/** Empty is none. */
+const password = z
+  .string()
+  .regex(/^[\x20-\x7e]*$/, { error: 'expected a password in ASCII' })
+  .default('');
 
 if (process.argv.length > 2) {
   fail(`npm run migrate takes no arguments, got ${process.argv.slice(2).join(' ')}`);
   process.exit();
 }
 loadDotenv({ quiet: true });
-const settings = databaseSettings({}).safeParse(process.env);
+const settings = databaseSettings({
+  SIGNALS_PRODUCER_PASSWORD: password,
+  SIGNALS_CONSUMER_PASSWORD: password,
+}).safeParse(process.env);
 if (settings.success) {
-  const url = settings.data.DATABASE_URL;
+  const { DATABASE_URL: url, SIGNALS_PRODUCER_PASSWORD, SIGNALS_CONSUMER_PASSWORD } = settings.data;
   const { host, pathname } = new URL(url);
   const database = host + pathname;
   try {
     const applied = await migrate(url);
     for (const name of applied) say(`applied ${name}`);
     say(applied.length > 0 ? `${database} is up to date` : `${database} was up to date: nothing to apply`);
+    const passwords = { signals_producer: SIGNALS_PRODUCER_PASSWORD, signals_consumer: SIGNALS_CONSUMER_PASSWORD };
+    const left = await createRoles(url, passwords);
+    if (left.length === 0) {
+      say('the roles signals_producer and signals_consumer have what the services need');
+    } else {
+      say('-- This user may not make the roles of the services. For a superuser, in the same database:');
+      for (const statement of left) say(statement);
+      // Without a password no one has asked for the roles: services may connect as any user who has the rights.
+      if (SIGNALS_PRODUCER_PASSWORD || SIGNALS_CONSUMER_PASSWORD) process.exitCode = 1;
+    }
   } catch (error) {
     fail(`Migrating ${database} failed: ${messageOf(error)}`);
   }

@@ -1,10 +1,8 @@
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { migrate, requireServer } from '../src/migrate.ts';
+import { runMigrate } from './runMigrate.ts';
 
 let database: TestDatabase;
 beforeEach(async () => {
@@ -12,19 +10,10 @@ beforeEach(async () => {
 });
 afterEach(() => database.drop());
 
-async function npmRunMigrate(environment: Record<string, string>) {
-  const main = fileURLToPath(new URL('../src/main.ts', import.meta.url));
-  const env = { PATH: process.env.PATH, ...environment };
-  return promisify(execFile)(process.execPath, [main], { env, cwd: '/' }).then(
-    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
-    ({ code, stdout, stderr }) => ({ code: code as number, stdout: stdout as string, stderr: stderr as string }),
-  );
-}
-
 test('it applies every migration once and says which', async () => {
-  const first = await npmRunMigrate({ DATABASE_URL: database.url });
+  const first = await runMigrate({ DATABASE_URL: database.url });
   expect(first).toMatchObject({ code: 0, stdout: expect.stringContaining('applied 0001_signals') });
-  const second = await npmRunMigrate({ DATABASE_URL: database.url });
+  const second = await runMigrate({ DATABASE_URL: database.url });
   expect(second).toMatchObject({ code: 0, stdout: expect.stringContaining('nothing to apply') });
 });
 
@@ -53,17 +42,17 @@ test('a server older than PostgreSQL 13 is rejected with its version', () => {
 });
 
 test('a missing or malformed URL is named, without its password', async () => {
-  expect(await npmRunMigrate({})).toMatchObject({
+  expect(await runMigrate({})).toMatchObject({
     code: 1,
     stderr: expect.stringMatching(/^DATABASE_URL: expected postgres:/),
   });
-  const wrong = await npmRunMigrate({ DATABASE_URL: 'mysql://me:secret@host/db' });
+  const wrong = await runMigrate({ DATABASE_URL: 'mysql://me:secret@host/db' });
   expect(wrong).toMatchObject({ code: 1, stderr: expect.stringMatching(/^DATABASE_URL: expected postgres:/) });
   expect(wrong.stderr).not.toContain('secret');
 });
 
 test('an unreachable database is reported in one line', async () => {
-  const { code, stderr } = await npmRunMigrate({ DATABASE_URL: 'postgres://me:secret@127.0.0.1:1/none' });
+  const { code, stderr } = await runMigrate({ DATABASE_URL: 'postgres://me:secret@127.0.0.1:1/none' });
   expect({ code, stderr }).toEqual({
     code: 1,
     stderr: 'Migrating 127.0.0.1:1/none failed: connect ECONNREFUSED 127.0.0.1:1\n',

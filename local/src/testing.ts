@@ -6,7 +6,9 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { Role } from '@pg-signals/db';
 import { migrate } from '@pg-signals/db/migrate';
+import { createRoles, ROLES } from '@pg-signals/db/roles';
 import pg from 'pg';
 import { startEmbeddedPostgres } from './embedded.ts';
 
@@ -24,10 +26,13 @@ export async function setup(): Promise<() => Promise<void>> {
   const template = `pg_signals_template_${randomBytes(4).toString('hex')}`;
   await onServer(url, `CREATE DATABASE ${template}`);
   await migrate(withDatabase(url, template));
+  const rolesBefore = await existingRoles(url);
+  await createRoles(withDatabase(url, template));
   process.env[SERVER] = url;
   process.env[TEMPLATE] = template;
   return async () => {
     await onServer(url, `DROP DATABASE ${template} WITH (FORCE)`);
+    for (const role of ROLES) if (!rolesBefore.includes(role)) await onServer(url, `DROP ROLE ${role}`);
     await server?.stop();
     rmSync(directory, { recursive: true, force: true });
   };
@@ -46,8 +51,17 @@ export async function createTestDatabase({ migrated = true } = {}): Promise<Test
   await onServer(server, `CREATE DATABASE ${name} TEMPLATE ${migrated ? process.env[TEMPLATE] : 'template0'}`);
   return {
     url: withDatabase(server, name),
-    drop: () => onServer(server, `DROP DATABASE ${name} WITH (FORCE)`),
+    async drop() {
+      await onServer(server, `DROP DATABASE ${name} WITH (FORCE)`);
+    },
   };
+}
+
+/** The same database for a session that may do what this role may, and no more. */
+export function asRole(url: string, role: Role): string {
+  const changed = new URL(url);
+  changed.searchParams.set('options', `-c role=${role}`);
+  return changed.href;
 }
 
 function withDatabase(url: string, name: string): string {
@@ -56,12 +70,17 @@ function withDatabase(url: string, name: string): string {
   return changed.href;
 }
 
-async function onServer(url: string, sql: string): Promise<void> {
+async function existingRoles(url: string): Promise<string[]> {
+  const { rows } = await onServer(url, 'SELECT rolname FROM pg_roles');
+  return rows.map(({ rolname }) => rolname);
+}
+
+async function onServer(url: string, sql: string): Promise<pg.QueryResult> {
   const client = new pg.Client({ connectionString: url });
   client.on('error', () => {});
   await client.connect();
   try {
-    await client.query(sql);
+    return await client.query(sql);
   } finally {
     await client.end();
   }

@@ -10,9 +10,9 @@ const PAUSE_MS = 50;
 
 // Several producers may clear at once: each skips the keys that another one has locked.
 const DELETE_OLD = `
-  DELETE FROM signal_keys
+  DELETE FROM public.signal_keys
   WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM signal_keys
+    SELECT ctid FROM public.signal_keys
     WHERE created_at < now() - make_interval(secs => $1 * 3600)
     ORDER BY created_at
     LIMIT ${STEP}

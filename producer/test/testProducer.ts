@@ -1,5 +1,6 @@
 /** Whole producers on free ports, and requests to them. */
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
+import { asRole } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
 import { afterAll, beforeAll } from 'vitest';
 import { type TestTable, useTable } from '../../client/test/publish/testTable.ts';
@@ -8,7 +9,7 @@ import { readProducerSettings, startProducer } from '../src/index.ts';
 export interface TestProducers extends TestTable {
   /** All that the producers logged. */
   log: string;
-  /** Starts a producer on the test file's database; it is stopped after the last test. */
+  /** Starts a producer on the test file's database, as `signals_producer`; it is stopped after the last test. */
   start(environment?: Record<string, string>): Promise<Service>;
 }
 
@@ -18,7 +19,11 @@ export function useProducers(): TestProducers {
     log: '',
     async start(environment: Record<string, string> = {}) {
       const service = await startProducer(
-        readProducerSettings({ PORT: '0', DATABASE_URL: producers.databaseUrl, ...environment }),
+        readProducerSettings({
+          PORT: '0',
+          ...environment,
+          DATABASE_URL: asRole(environment.DATABASE_URL ?? producers.databaseUrl, 'signals_producer'),
+        }),
         createLogger({ write: (lines) => (producers.log += lines) }),
       );
       services.push(service);

@@ -37,7 +37,7 @@ export interface FeedTable<Row extends FeedRow> extends TableColumns {
 }
 
 export const signalsTable: FeedTable<Signal> = {
-  table: 'signals',
+  table: 'public.signals',
   channel: SIGNALS_CHANNEL,
   columns: SIGNAL_COLUMNS,
   parse: parseSignal,

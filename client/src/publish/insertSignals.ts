@@ -10,7 +10,7 @@ const COLUMNS = `id, to_json("timestamp" AT TIME ZONE 'UTC'), nullif(attributes,
 
 /** Without `RETURNING`, which saves the server a tenth of its work. */
 export const INSERT = `
-  INSERT INTO signals ("timestamp", signal_name, signal_value, attributes)
+  INSERT INTO public.signals ("timestamp", signal_name, signal_value, attributes)
   SELECT coalesce("timestamp", now()), signal_name, signal_value, coalesce(attributes, '{}')
   FROM unnest($1::timestamptz[], $2::text[], $3::double precision[], $4::jsonb[])
     WITH ORDINALITY AS new ("timestamp", signal_name, signal_value, attributes, position)
@@ -20,13 +20,13 @@ const INSERT_RETURNING = `${INSERT} RETURNING ${COLUMNS}`;
 
 /** For one signal, the common case under little load: cheaper to plan and to run than `unnest`. */
 const INSERT_ONE = `
-  INSERT INTO signals ("timestamp", signal_name, signal_value, attributes)
+  INSERT INTO public.signals ("timestamp", signal_name, signal_value, attributes)
   VALUES (coalesce($1::timestamptz, now()), $2::text, $3::double precision, coalesce($4::jsonb, '{}'))
   RETURNING ${COLUMNS}`;
 
 const INSERT_KEYED = `
   SELECT ${COLUMNS}, signal_name, signal_value
-  FROM fn_insert_keyed_signals(
+  FROM public.fn_insert_keyed_signals(
     $1::timestamptz[], $2::text[], $3::double precision[], $4::jsonb[], $5::text[], $6::int[], $7::bytea[])`;
 
 /** Every column as the text that PostgreSQL sends. */

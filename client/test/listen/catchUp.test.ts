@@ -124,7 +124,7 @@ test('a large row that is deleted before it can be read is reported and skipped'
   expect(listener.ids[1]).toBe(last);
   expect(listener.counts.rowMissing).toBe(1);
   expect(listener.log).toContain(
-    `WARN A row was deleted before it could be read, skipping it table=signals id=${gone}`,
+    `WARN A row was deleted before it could be read, skipping it table=public.signals id=${gone}`,
   );
 });
 
@@ -144,7 +144,7 @@ test('a large row that can not be read for a while is delivered in its place, an
   await listener.received(5);
   expect(listener.ids).toEqual(ids);
   expect(listener.log).toMatch(
-    /WARN Reading the table failed, reading again table=signals reason=no answer within 600 ms/,
+    /WARN Reading the table failed, reading again table=public\.signals reason=no answer within 600 ms/,
   );
 });
 
