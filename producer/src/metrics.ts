@@ -1,11 +1,32 @@
-/** The metrics of group commit. */
+/** The metrics of ingest: what was committed, what failed, and how long both took. */
 import type { PublisherObserver } from 'pg-signals';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 
+export interface IngestMetrics extends Pick<PublisherObserver, 'committed' | 'inserted' | 'failed'> {
+  /** A request was answered with an error before its signals reached the publisher. */
+  rejected(status: number): void;
+}
+
+const SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10];
+
+/** Why a whole request was rejected. What a publisher rejects has its own reasons, and its own statuses. */
+const REJECTED: Record<number, string> = { 400: 'malformed', 408: 'slow', 413: 'too-large', 415: 'wrong-type' };
+
 /** @param waiting the publisher's. */
-export function ingestMetrics(registry: Registry, waiting: () => number): Pick<PublisherObserver, 'committed'> {
+export function ingestMetrics(registry: Registry, waiting: () => number): IngestMetrics {
   const registers = [registry];
-  const ingested = new Counter({ name: 'signals_ingested_total', help: 'Signals committed.', registers });
+  const ingested = new Counter({ name: 'signals_ingested_total', help: 'Rows committed.', registers });
+  const repeated = new Counter({
+    name: 'signals_ingest_repeated_total',
+    help: 'Signals answered with the row of the first time, since their idempotency key was known.',
+    registers,
+  });
+  const failed = new Counter({
+    name: 'signals_ingest_failed_total',
+    help: 'Signals that were not accepted, and requests rejected before their signals were read, by reason.',
+    labelNames: ['reason'],
+    registers,
+  });
   const batchSize = new Histogram({
     name: 'signals_ingest_batch_size',
     help: 'Signals in one insert.',
@@ -15,7 +36,14 @@ export function ingestMetrics(registry: Registry, waiting: () => number): Pick<P
   const duration = new Histogram({
     name: 'signals_ingest_duration_seconds',
     help: 'Time from the check of a request or a batch of lines to the end of its commit.',
-    buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10],
+    buckets: SECONDS,
+    registers,
+  });
+  const failedDuration = new Histogram({
+    name: 'signals_ingest_failed_duration_seconds',
+    help: 'Time from the check of a request or a batch of lines to its failure, by reason.',
+    labelNames: ['reason'],
+    buckets: SECONDS,
     registers,
   });
   new Gauge({
@@ -28,9 +56,20 @@ export function ingestMetrics(registry: Registry, waiting: () => number): Pick<P
   });
   return {
     committed(signals, waitedMs) {
-      ingested.inc(signals);
       batchSize.observe(signals);
       for (const ms of waitedMs) duration.observe(ms / 1_000);
+    },
+    inserted(rows, again) {
+      ingested.inc(rows);
+      repeated.inc(again);
+    },
+    failed(reason, signals, afterMs) {
+      failed.inc({ reason }, signals);
+      failedDuration.observe({ reason }, afterMs / 1_000);
+    },
+    rejected(status) {
+      const reason = REJECTED[status];
+      if (reason) failed.inc({ reason });
     },
   };
 }

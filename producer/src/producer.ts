@@ -2,12 +2,12 @@
 import cluster from 'node:cluster';
 import type { RequestListener } from 'node:http';
 import { createPool } from '@pg-signals/db';
-import { answerError, createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
+import { answerError, createApp, createMetrics, type Logger, listen, Problem, type Service } from '@pg-signals/runtime';
 import { createPublisher, type Publisher } from 'pg-signals';
 import { canInsert } from './canInsert.ts';
 import { keepClearingKeys } from './clearKeys.ts';
 import { createIngest, type Ingest } from './ingest/ingest.ts';
-import { ingestMetrics } from './metrics.ts';
+import { type IngestMetrics, ingestMetrics } from './metrics.ts';
 import type { ProducerSettings } from './settings.ts';
 import { metricsOfAllWorkers } from './workers/workerMetrics.ts';
 
@@ -30,8 +30,9 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     onConnectionError: (error) =>
       logger.warn('Database connection lost, the next request opens another', { reason: error.message }),
   });
-  const metrics = createMetrics(logger);
+  const metrics = createMetrics(logger, pool);
   const shownMetrics = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
+  const figures = ingestMetrics(metrics, () => publisher.waiting);
   const publisher: Publisher = createPublisher(pool, {
     maxBatch: settings.INGEST_MAX_BATCH,
     maxInFlight: settings.INGEST_MAX_IN_FLIGHT,
@@ -44,7 +45,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
       publishing({ signal_name, signal_value }) {
         logger.log({ level: 'info', message: 'Inserting data into database', signal_name, signal_value });
       },
-      ...ingestMetrics(metrics, () => publisher.waiting),
+      ...figures,
     },
   });
   const ingest = createIngest({
@@ -61,7 +62,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     ready: () => canInsert(pool, settings.INGEST_TIMEOUT_MS),
     routes: { '/ingest': { post: ingest } },
   });
-  const server = await listen(inFrontOf(app, ingest, logger), settings.PORT, {
+  const server = await listen(inFrontOf(app, ingest, figures, logger), settings.PORT, {
     host: settings.HOST,
     headersTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
   }).catch(async (error) => {
@@ -89,10 +90,13 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
 }
 
 /** Answers `POST /ingest` without express, which alone is limited to 10,000 requests/s; express serves everything else. */
-function inFrontOf(app: RequestListener, ingest: Ingest, logger: Logger): RequestListener {
+function inFrontOf(app: RequestListener, ingest: Ingest, figures: IngestMetrics, logger: Logger): RequestListener {
   return (request, response) => {
     const isIngest = request.url === '/ingest' || request.url?.startsWith('/ingest?');
     if (!isIngest || request.method !== 'POST') return app(request, response);
-    ingest(request, response).catch((error) => answerError(logger, error, request, response));
+    ingest(request, response).catch((error) => {
+      if (error instanceof Problem) figures.rejected(error.status);
+      answerError(logger, error, request, response);
+    });
   };
 }

@@ -12,7 +12,7 @@ export {
   type ReadyCheck,
 } from './http.ts';
 export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
-export { createMetrics } from './metrics.ts';
+export { createMetrics, type PoolFigures } from './metrics.ts';
 export { NODE_FLAGS } from './nodeFlags.ts';
 export { hasBody, Problem } from './problem.ts';
 export { type RunOptions, runService, type Service, STOP } from './service.ts';

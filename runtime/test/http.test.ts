@@ -19,7 +19,7 @@ beforeEach(async () => {
   const app = createApp({
     about: 'A service for tests.',
     logger,
-    metrics: createMetrics(logger),
+    metrics: createMetrics(logger, { totalCount: 0, idleCount: 0, waitingCount: 0 }),
     ready: async () => {
       if (reason) throw new Error(reason);
     },

@@ -25,28 +25,37 @@ const INSERT_ONE = `
   RETURNING ${COLUMNS}`;
 
 const INSERT_KEYED = `
-  SELECT ${COLUMNS}, signal_name, signal_value
+  SELECT ${COLUMNS}, signal_name, signal_value, xid = pg_current_xact_id_if_assigned()
   FROM public.fn_insert_keyed_signals(
     $1::timestamptz[], $2::text[], $3::double precision[], $4::jsonb[], $5::text[], $6::int[], $7::bytea[])`;
 
 /** Every column as the text that PostgreSQL sends. */
-type Row = [id: string, timestamp: string, attributes: string | null, signal_name: string, signal_value: string];
+type Row = [
+  id: string,
+  timestamp: string,
+  attributes: string | null,
+  signal_name: string,
+  signal_value: string,
+  isNew: 't' | 'f',
+];
 const asText = { getTypeParser: () => (text: string) => text } as unknown as NonNullable<QueryArrayConfig['types']>;
 
 const NO_ATTRIBUTES: PublishedSignal['attributes'] = Object.freeze({});
 
+export interface Inserted {
+  /** The rows of the signals, in the same order; `undefined` for each where none is wanted. */
+  rows: (PublishedSignal | undefined)[];
+  /** How many of the signals were not inserted, since their key was known: each has the row of the first time. */
+  repeated: number;
+}
+
 /**
- * Inserts all signals in one transaction; resolves after the commit with their rows, in the same order. A signal whose key
- * is already known is not inserted again: its row is that of the first time. Where no row is wanted it resolves with
- * `undefined` for each.
+ * Inserts all signals in one transaction; resolves after the commit. A signal whose key is already known is not inserted
+ * again.
  *
  * @throws what `queryWithin` throws. Only after a `NoAnswerError` may signals still be committed.
  */
-export async function insertSignals(
-  pool: Pool,
-  signals: readonly SignalRow[],
-  timeoutMs: number,
-): Promise<(PublishedSignal | undefined)[]> {
+export async function insertSignals(pool: Pool, signals: readonly SignalRow[], timeoutMs: number): Promise<Inserted> {
   const keyed = signals.some(({ key }) => key);
   const wanted = signals.some((signal) => signal.wanted);
   const statement = keyed
@@ -55,14 +64,23 @@ export async function insertSignals(
       ? insertOne(signals[0]!)
       : insertAll(signals, wanted);
   const rows = await runPrepared(pool, { ...statement, rowMode: 'array', types: asText }, timeoutMs);
-  if (!wanted) return new Array(signals.length).fill(undefined);
-  return rows.map(([id, timestamp, attributes, signal_name, signal_value], index) => ({
-    id: Number(id),
-    timestamp: `${timestamp.slice(1, -1)}+00:00`,
-    signal_name: keyed ? signal_name : signals[index]!.signal_name,
-    signal_value: keyed ? Number(signal_value) : signals[index]!.signal_value,
-    attributes: attributes === null ? NO_ATTRIBUTES : JSON.parse(attributes),
-  }));
+  const repeated = keyed ? rows.length - newIds(rows) : 0;
+  if (!wanted) return { rows: new Array(signals.length).fill(undefined), repeated };
+  return {
+    rows: rows.map(([id, timestamp, attributes, signal_name, signal_value], index) => ({
+      id: Number(id),
+      timestamp: `${timestamp.slice(1, -1)}+00:00`,
+      signal_name: keyed ? signal_name : signals[index]!.signal_name,
+      signal_value: keyed ? Number(signal_value) : signals[index]!.signal_value,
+      attributes: attributes === null ? NO_ATTRIBUTES : JSON.parse(attributes),
+    })),
+    repeated,
+  };
+}
+
+/** How many rows this transaction inserted: where it has a key twice, both answers are the same row. */
+function newIds(rows: readonly Row[]): number {
+  return new Set(rows.flatMap(([id, , , , , isNew]) => (isNew === 't' ? [id] : []))).size;
 }
 
 const insertOne = ({ timestamp, signal_name, signal_value, attributes }: SignalRow) => ({

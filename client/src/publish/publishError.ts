@@ -10,9 +10,19 @@ import type { FieldError } from './newSignal.ts';
  * - `key-conflict`: the idempotency key already stands for something else.
  * - `overloaded`: the queue is full. Nothing was sent; try again later.
  * - `timeout`: no answer within `timeoutMs`.
+ * - `notify-queue-full`: the server has no room for notifications. Nothing was inserted; try again later.
+ * - `no-free-id`: the sequence of ids was set back or is at its end. Nothing was inserted.
  * - `unavailable`: the database can't be reached or can't work now, or the publisher is closed.
  */
-export type PublishFailure = 'invalid' | 'refused' | 'key-conflict' | 'overloaded' | 'timeout' | 'unavailable';
+export type PublishFailure =
+  | 'invalid'
+  | 'refused'
+  | 'key-conflict'
+  | 'overloaded'
+  | 'timeout'
+  | 'notify-queue-full'
+  | 'no-free-id'
+  | 'unavailable';
 
 interface PublishErrorOptions {
   mayBeIn?: boolean;
@@ -50,7 +60,20 @@ export function isRefusal(error: unknown): boolean {
   const { code = '' } = error as { code?: string };
   // 22: a value that its type can't hold; 23: a constraint; 54: larger or more deeply nested than a limit; P0001: RAISE in
   // a trigger.
-  return /^(22|23|54)|^P0001$/.test(code) || code === KEY_CONFLICT;
+  if (/^(22|23|54)|^P0001$/.test(code)) return !isNotifyQueueFull(error) && !isNoFreeId(error);
+  return code === KEY_CONFLICT;
+}
+
+/** True where the server's queue of notifications is full. Its SQLSTATE is that of many limits, some of them of a row. */
+export function isNotifyQueueFull(error: unknown): boolean {
+  const { code, file } = error as { code?: string; file?: string };
+  return code === '54000' && file === 'async.c';
+}
+
+/** True where the sequence gave an id that the table has already, or gives none any more. */
+function isNoFreeId(error: unknown): boolean {
+  const { code, constraint } = error as { code?: string; constraint?: string };
+  return (code === '23505' && constraint === 'signals_pkey') || code === '2200H';
 }
 
 /** Turns what an insert rejected with into what became of its signals. */
@@ -64,6 +87,8 @@ export function toPublishError(error: unknown): PublishError {
   if (error instanceof ConnectTimeoutError) return new PublishError('timeout', message, { cause });
   if (error instanceof QueryTimeoutError) return new PublishError('timeout', message, { mayBeIn: true, cause });
   if (code === KEY_CONFLICT) return new PublishError('key-conflict', message, { cause });
+  if (isNotifyQueueFull(error)) return new PublishError('notify-queue-full', message, { cause });
+  if (isNoFreeId(error)) return new PublishError('no-free-id', message, { cause });
   if (isRefusal(error)) return new PublishError('refused', message, { cause });
   return new PublishError('unavailable', message, { mayBeIn: error instanceof NoAnswerError, cause });
 }

@@ -1,12 +1,21 @@
 /** Publishes signals from a program, with group commit. The producer's HTTP service publishes through it too. */
-import { NoAnswerError, type PublishedSignal } from '@pg-signals/db';
+
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { NoAnswerError, type PublishedSignal, queryWithin } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import { type Logger, silent } from '../logger.ts';
 import { Batcher } from './batcher.ts';
 import { inHalves } from './inHalves.ts';
 import { insertSignals } from './insertSignals.ts';
 import { checkSignal, type FieldError, type NewSignal } from './newSignal.ts';
-import { isRefusal, isSignalsOwn, PublishError, toPublishError } from './publishError.ts';
+import {
+  isNotifyQueueFull,
+  isRefusal,
+  isSignalsOwn,
+  PublishError,
+  type PublishFailure,
+  toPublishError,
+} from './publishError.ts';
 import { refusedRows } from './refusedRows.ts';
 import { type GroupKey, rowBytes, type SignalRow, toRow } from './signalRow.ts';
 
@@ -35,6 +44,10 @@ export interface PublisherObserver {
   publishing(signal: NewSignal): void;
   /** An insert of so many signals was committed; `waitedMs` holds the ms since the start of each call that it answers. */
   committed(signals: number, waitedMs: readonly number[]): void;
+  /** Of these commits: rows that are new, and signals whose key was known, which have the row of the first time. */
+  inserted(rows: number, repeated: number): void;
+  /** So many signals of one call failed for this reason, `afterMs` since its start. */
+  failed(failure: PublishFailure, signals: number, afterMs: number): void;
 }
 
 /**
@@ -69,6 +82,12 @@ export interface Publisher {
 
 /** A larger batch is no faster, and the server holds several copies of it. */
 const MAX_BATCH_BYTES = 4 * 1024 * 1024;
+
+/** Errors that `publishAll` reports: with these its caller has enough to do, and a bad array costs little. */
+const MAX_ERRORS = 100;
+
+/** Signals that `publishAll` checks in one turn of the event loop: some 5 ms. */
+const CHECKED_AT_ONCE = 1_000;
 
 /**
  * Creates a publisher on a pool that the caller owns and ends. The database needs the tables of `npm run migrate`; it may
@@ -106,14 +125,23 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
 
   async function insertBatch(rows: readonly SignalRow[]): Promise<(PublishedSignal | undefined)[]> {
     try {
-      return await insertSignals(pool, rows, timeoutMs);
+      const inserted = await insertSignals(pool, rows, timeoutMs);
+      observer.inserted?.(rows.length - inserted.repeated, inserted.repeated);
+      return inserted.rows;
     } catch (error) {
       if (error instanceof NoAnswerError) {
         const fields = { signals: rows.length, reason: error.message };
         logger.warn('No answer to an insert, the next one takes another connection', fields);
       }
+      if (isNotifyQueueFull(error)) await freeNotifyQueue();
       throw error;
     }
+  }
+
+  /** Asking for the usage drops what no listener needs any more, which the server does by itself only as NOTIFY goes on. */
+  async function freeNotifyQueue(): Promise<void> {
+    const query = { text: 'SELECT pg_notification_queue_usage()', rowMode: 'array' } as const;
+    await queryWithin(pool, query, timeoutMs).catch(() => {}); // the next insert says whether it helped
   }
 
   async function insert(rows: readonly SignalRow[]): Promise<readonly (PublishedSignal | undefined)[]> {
@@ -130,26 +158,43 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     if (closed) throw closedError();
   }
 
+  /** Reports a call whose signals all failed, and throws its error. */
+  function fail(error: unknown, signals: number, startedAt: number): never {
+    if (error instanceof PublishError) observer.failed?.(error.failure, signals, performance.now() - startedAt);
+    throw error;
+  }
+
   async function publish(signal: NewSignal, group?: GroupKey): Promise<PublishedSignal> {
-    requireOpen();
-    const row = toRow(valid(signal), { group });
-    observer.publishing?.(signal);
-    const [inserted] = await insert([row]);
-    return inserted!;
+    const startedAt = performance.now();
+    try {
+      requireOpen();
+      const row = toRow(valid(signal), { group });
+      observer.publishing?.(signal);
+      const [inserted] = await insert([row]);
+      return inserted!;
+    } catch (error) {
+      return fail(error, 1, startedAt);
+    }
   }
 
   async function publishAll(signals: readonly NewSignal[], group?: GroupKey): Promise<PublishedSignal[]> {
-    requireOpen();
-    const errors = signals.flatMap((signal, index) => {
-      const checked = checkSignal(signal, `/${index}`);
-      return 'errors' in checked ? checked.errors : [];
-    });
-    if (errors.length > 0) throw invalid(errors);
-    if (signals.length === 0) return [];
-    const rows = signals.map((signal, index) => toRow(signal, { group, part: index }));
-    for (const signal of signals) observer.publishing?.(signal);
+    const startedAt = performance.now();
     try {
-      return (await insert(rows)) as PublishedSignal[];
+      requireOpen();
+      await checkAll(signals);
+      if (signals.length === 0) return [];
+      const rows = signals.map((signal, index) => toRow(signal, { group, part: index }));
+      for (const signal of signals) observer.publishing?.(signal);
+      return (await insertAll(rows)) as PublishedSignal[];
+    } catch (error) {
+      return fail(error, signals.length, startedAt);
+    }
+  }
+
+  /** Inserts all rows or none; where some are refused, the error says which. */
+  async function insertAll(rows: readonly SignalRow[]): Promise<readonly (PublishedSignal | undefined)[]> {
+    try {
+      return await insert(rows);
     } catch (error) {
       if (!(error instanceof PublishError) || error.failure !== 'refused' || rows.length === 1) throw error;
       const refused = await refusedRows(pool, rows, timeoutMs).catch(() => []);
@@ -161,7 +206,8 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     signals: readonly NewSignal[],
     { after }: { after?: Promise<unknown> } = {},
   ): Promise<(PublishError | undefined)[]> {
-    if (closed) return signals.map(closedError);
+    const startedAt = performance.now();
+    if (closed) return report(signals.map(closedError), startedAt);
     const outcomes: (PublishError | undefined)[] = new Array(signals.length).fill(undefined);
     const rows: SignalRow[] = [];
     const places: number[] = [];
@@ -180,6 +226,16 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     places.forEach((place, index) => {
       outcomes[place] = errors[index];
     });
+    return report(outcomes, startedAt);
+  }
+
+  /** Reports the failures among the outcomes, together where they have one reason. */
+  function report(outcomes: (PublishError | undefined)[], startedAt: number): (PublishError | undefined)[] {
+    const failures = new Map<PublishFailure, number>();
+    for (const error of outcomes) {
+      if (error) failures.set(error.failure, (failures.get(error.failure) ?? 0) + 1);
+    }
+    for (const [failure, signals] of failures) observer.failed?.(failure, signals, performance.now() - startedAt);
     return outcomes;
   }
 
@@ -212,6 +268,21 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
       await batcher.idle();
     },
   };
+}
+
+/**
+ * Lets the process do other work in between: a large array takes long.
+ *
+ * @throws {PublishError} with the first hundred or so errors.
+ */
+async function checkAll(signals: readonly NewSignal[]): Promise<void> {
+  const errors: FieldError[] = [];
+  for (let index = 0; index < signals.length && errors.length < MAX_ERRORS; index++) {
+    if (index % CHECKED_AT_ONCE === CHECKED_AT_ONCE - 1) await nextTurn();
+    const checked = checkSignal(signals[index], `/${index}`);
+    if ('errors' in checked) errors.push(...checked.errors);
+  }
+  if (errors.length > 0) throw invalid(errors.slice(0, MAX_ERRORS));
 }
 
 function valid(signal: NewSignal): NewSignal {
