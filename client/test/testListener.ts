@@ -98,6 +98,7 @@ export function startListener({ url, callback, max = 4, prepare, ...options }: T
     },
     listening: (now) => now && count('listening'),
     polling: (now) => now && count('polling'),
+    callbackFailed() {},
     delivered(source) {
       if (source === 'catch_up') count('reads');
       count('delivered');

@@ -29,7 +29,7 @@ export async function startConsumer(
     application_name: 'pg-signals consumer',
     max: settings.PG_POOL_MAX,
   });
-  const metrics = createMetrics(logger);
+  const metrics = createMetrics(logger, pool);
   const logSignal: SignalCallback = ({ id, timestamp, signal_name, signal_value, attributes }) => {
     // One object: winston takes it as it is, while it searches and copies a message with fields.
     const line = { level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value };

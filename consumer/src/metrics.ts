@@ -24,6 +24,11 @@ export function createListenerMetrics(
     help: 'Notifications on the channel that were no signal.',
     registers,
   });
+  const callbackFailures = new Counter({
+    name: 'signals_callback_failures_total',
+    help: 'Callbacks that threw or rejected; each signal counts as delivered all the same.',
+    registers,
+  });
   const reconnects = new Counter({
     name: 'signals_reconnects_total',
     help: 'Attempts to connect, after the first.',
@@ -56,6 +61,7 @@ export function createListenerMetrics(
     delivered: (source, rows) => received.inc({ source }, rows),
     duplicate: () => duplicates.inc(),
     invalidPayload: () => invalid.inc(),
+    callbackFailed: () => callbackFailures.inc(),
     latency: (ms) => delivery.observe(ms / 1000),
   };
 }

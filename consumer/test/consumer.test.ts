@@ -36,6 +36,10 @@ beforeAll(async () => {
         condition.changed();
       },
     }),
+    ({ signal_name }) => {
+      if (signal_name === 'broken') throw new Error('no');
+      if (signal_name === 'rejected') return Promise.reject(new Error('no'));
+    },
   );
   await logged(/INFO Starting listener/);
 });
@@ -107,6 +111,16 @@ test.each([
   await client.connect();
   await expect(client.query(sql)).rejects.toMatchObject({ code: '42501' });
   await client.end();
+});
+
+test('callbacks that throw or reject are counted, and the log says which signal', async () => {
+  await writer.client.query(
+    `INSERT INTO signals (signal_name, signal_value) VALUES ('broken', 1), ('rejected', 1), ('fine', 1)`,
+  );
+  await logged(/signal_name=fine/);
+  expect(log.match(/ERROR Callback failed, going on id=/g)).toHaveLength(2);
+  expect(await metric('callback_failures_total')).toBe(2);
+  expect(await metric('pool_connections\\{state="used"\\}')).toBeGreaterThan(0);
 });
 
 test('it is not ready when the proof is older than three intervals, and ready again after it reconnects', async () => {

@@ -4,17 +4,27 @@ import type { Logger } from '../logger.ts';
 /** Where a callback returns a promise, it is awaited. What a callback throws or rejects with is logged, nothing more. */
 export type Callback<T> = (item: T) => unknown;
 
+export interface DispatcherOptions {
+  /** Items that may be worked on at a time. */
+  concurrency: number;
+  logger: Logger;
+  /** Called for each callback that throws or rejects. */
+  onFailure: () => void;
+}
+
 export class Dispatcher<T extends { readonly id: number }> {
   readonly #callbacks: readonly Callback<T>[];
   readonly #concurrency: number;
   readonly #logger: Logger;
+  readonly #onFailure: () => void;
   #working = 0;
   #released = Promise.withResolvers<void>();
 
-  constructor(callbacks: readonly Callback<T>[], { concurrency, logger }: { concurrency: number; logger: Logger }) {
+  constructor(callbacks: readonly Callback<T>[], { concurrency, logger, onFailure }: DispatcherOptions) {
     this.#callbacks = callbacks;
     this.#concurrency = concurrency;
     this.#logger = logger;
+    this.#onFailure = onFailure;
   }
 
   /**
@@ -53,6 +63,7 @@ export class Dispatcher<T extends { readonly id: number }> {
   }
 
   #failed(item: T, error: unknown): void {
+    this.#onFailure();
     this.#logger.error('Callback failed, going on', { id: item.id, error });
   }
 }

@@ -16,6 +16,8 @@ export interface ListenerObserver extends FeedObserver, ConnectionObserver {
   listening(now: boolean): void;
   /** True while the table is read because LISTEN is unavailable. */
   polling(now: boolean): void;
+  /** A callback threw or rejected. */
+  callbackFailed(): void;
 }
 
 export interface ListenerOptions {
@@ -53,6 +55,7 @@ const UNOBSERVED: ListenerObserver = {
   retrying() {},
   listening() {},
   polling() {},
+  callbackFailed() {},
   delivered() {},
   duplicate() {},
   invalidPayload() {},
@@ -127,7 +130,11 @@ export class Listener {
   addFeed<Row extends FeedRow>(table: FeedTable<Row>, ...callbacks: Callback<Row>[]): this {
     if (this.#started) throw new Error('Add a feed before the listener starts');
     const { logger, concurrency, observer, bufferMax, proofEvery, pollMs, proofTimeoutMs } = this.#options;
-    const dispatcher = new Dispatcher<Row>(callbacks, { concurrency, logger });
+    const dispatcher = new Dispatcher<Row>(callbacks, {
+      concurrency,
+      logger,
+      onFailure: () => observer.callbackFailed(),
+    });
     const readTimeoutMs = proofTimeoutMs * READ_TIMEOUT_FACTOR;
     const query = this.#query;
     const options = { table, query, dispatcher, logger, observer, bufferMax, proofEvery, pollMs, readTimeoutMs };
