@@ -32,7 +32,7 @@ export async function setup(): Promise<() => Promise<void>> {
   process.env[TEMPLATE] = template;
   return async () => {
     await onServer(url, `DROP DATABASE ${template} WITH (FORCE)`);
-    for (const role of ROLES) if (!rolesBefore.includes(role)) await onServer(url, `DROP ROLE ${role}`);
+    if (given) for (const role of ROLES) if (!rolesBefore.includes(role)) await onServer(url, `DROP ROLE ${role}`);
     await server?.stop();
     rmSync(directory, { recursive: true, force: true });
   };
