@@ -9,7 +9,8 @@ help: ## print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): package-lock.json package.json $(wildcard */package.json)
-	@npm ci --no-audit --no-fund --loglevel=error
+	@command -v npm >/dev/null || { echo 'npm is missing: install Node 20 or newer, from https://nodejs.org' >&2; exit 1; }
+	@npm ci --no-audit --no-fund --loglevel=error >&2
 	@touch $@
 
 .PHONY: run
@@ -49,5 +50,5 @@ logs: ## follow the logs of the containers
 	docker compose logs -f
 
 .PHONY: ingest
-ingest: ## send one random signal to PORT=8080
-	@curl -sS -X POST localhost:$${PORT:-8080}/ingest && echo
+ingest: $(INSTALLED) ## send one random signal to PORT=8080
+	@curl -sS -X POST localhost:$$(node --env-file-if-exists=.env --print 'process.env.PORT || 8080')/ingest && echo

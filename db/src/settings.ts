@@ -1,26 +1,82 @@
 /** Reads from the environment which database to use: `DATABASE_URL`, or its parts. */
+import { readFileSync } from 'node:fs';
+import { isIPv6 } from 'node:net';
 import { z } from 'zod';
 
 const EXPECTED =
   'expected postgres://user:password@host:5432/database (or POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB)';
+const HOST_EXPECTED = 'expected a host name, an address without brackets, or the folder of a socket (/run/postgresql)';
+
+const parts = {
+  POSTGRES_HOST: z
+    .string()
+    .refine((host) => /^(\/.+|[\w.-]+)$/.test(host) || isIPv6(host), { error: HOST_EXPECTED })
+    .default('localhost'),
+  POSTGRES_PORT: z
+    .string()
+    .refine((port) => /^\d{1,5}$/.test(port) && Number(port) > 0 && Number(port) < 65_536, {
+      error: 'expected a port from 1 to 65535',
+    })
+    .default('5432'),
+  // pg decodes neither of them in the path of a URL.
+  POSTGRES_DB: z
+    .string()
+    .regex(/^[^?#]*$/, { error: 'expected a name without ? and #' })
+    .optional(),
+  POSTGRES_PASSWORD_FILE: z
+    .string()
+    .refine((file) => contentOf(file) !== undefined, { error: 'expected a file that can be read' })
+    .optional(),
+};
 
 /**
  * A schema of the environment with `DATABASE_URL` and these variables. Where `DATABASE_URL` is not set it is composed of
- * `POSTGRES_USER`, `POSTGRES_PASSWORD`, `POSTGRES_DB`, `POSTGRES_HOST` (localhost) and `POSTGRES_PORT` (5432). Each part is
- * encoded, so that a password may hold any character.
+ * `POSTGRES_USER`, `POSTGRES_PASSWORD` (or the text of the file `POSTGRES_PASSWORD_FILE`), `POSTGRES_DB`, `POSTGRES_HOST`
+ * (localhost; a folder is that of a Unix socket) and `POSTGRES_PORT` (5432). Each part is encoded, so that a password may
+ * hold any character. Every part that is wrong is an issue of its own.
  */
 export function databaseSettings<T extends z.ZodRawShape>(variables: T) {
   return z.preprocess(
-    composeDatabaseUrl,
-    z.object({ ...variables, DATABASE_URL: z.url({ protocol: /^postgres(ql)?$/, error: EXPECTED }) }),
+    withDatabaseUrl,
+    z.object({
+      ...variables,
+      ...parts,
+      DATABASE_URL: z
+        .string({ error: EXPECTED })
+        .refine((url) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url), { error: EXPECTED }),
+    }),
   );
 }
 
-function composeDatabaseUrl(environment: unknown): unknown {
-  const given = environment as Record<string, string | undefined>;
-  const { POSTGRES_HOST: host = 'localhost', POSTGRES_PORT: port = '5432', POSTGRES_USER: user } = given;
-  if (given.DATABASE_URL || !user) return given;
-  const secret = given.POSTGRES_PASSWORD === undefined ? '' : `:${encodeURIComponent(given.POSTGRES_PASSWORD)}`;
-  const database = encodeURIComponent(given.POSTGRES_DB ?? user);
-  return { ...given, DATABASE_URL: `postgres://${encodeURIComponent(user)}${secret}@${host}:${port}/${database}` };
+function withDatabaseUrl(environment: unknown): unknown {
+  const given: Record<string, string | undefined> = { ...(environment as NodeJS.ProcessEnv) };
+  for (const name of Object.keys(given)) if (given[name] === '') delete given[name];
+  // libpq takes a URL whose host is only in ?host=, and so does pg; the standard's parser does not.
+  const url = given.DATABASE_URL?.replace(/^(postgres(?:ql)?:\/\/[^/?#]*@)(?=\/)/, '$1localhost') || composed(given);
+  return url === undefined ? given : { ...given, DATABASE_URL: url };
+}
+
+function composed(given: Record<string, string | undefined>): string | undefined {
+  const user = given.POSTGRES_USER;
+  if (!user) return undefined;
+  // A part that is wrong is reported as itself: for the URL its default does.
+  const part = (name: 'POSTGRES_HOST' | 'POSTGRES_PORT') => {
+    const { data } = parts[name].safeParse(given[name]);
+    return data ?? parts[name].parse(undefined);
+  };
+  const host = part('POSTGRES_HOST');
+  const password = given.POSTGRES_PASSWORD ?? contentOf(given.POSTGRES_PASSWORD_FILE);
+  const url = new URL(`postgres://${isIPv6(host) ? `[${host}]` : encodeURIComponent(host)}`);
+  url.port = part('POSTGRES_PORT');
+  return `postgres://${encodeURIComponent(user)}${password === undefined ? '' : `:${encodeURIComponent(password)}`}@${url.host}/${encodeURI(given.POSTGRES_DB ?? user)}`;
+}
+
+/** The text of a file without the end of its last line; undefined where there is none to read. */
+function contentOf(file: string | undefined): string | undefined {
+  if (!file) return undefined;
+  try {
+    return readFileSync(file, 'utf8').replace(/\r?\n$/, '');
+  } catch {
+    return undefined;
+  }
 }

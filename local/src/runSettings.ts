@@ -1,10 +1,8 @@
 /** The settings of `make run`, from the environment and `.env`. */
-import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { parseEnv } from 'node:util';
 import { readConsumerSettings } from '@pg-signals/consumer';
 import { readProducerSettings } from '@pg-signals/producer';
-import { port, readSettings, SettingsError, wholeNumber } from '@pg-signals/runtime';
+import { port, readEnvFile, readSettings, SettingsError, wholeNumber } from '@pg-signals/runtime';
 import { z } from 'zod';
 
 const schema = z.object({ CONSUMERS: wholeNumber(2, { max: 1_000 }), POSTGRES_PORT: port(5432) });
@@ -31,10 +29,9 @@ export interface RunSettings {
  * @throws {SettingsError} naming every variable that is wrong.
  */
 export function readRunSettings(root: string, environment: NodeJS.ProcessEnv): RunSettings {
-  const file = path.join(root, '.env');
   const databaseUrl = environment.DATABASE_URL || undefined;
   const all: NodeJS.ProcessEnv = {
-    ...(existsSync(file) ? parseEnv(readFileSync(file, 'utf8')) : {}),
+    ...readEnvFile(path.join(root, '.env')),
     ...environment,
     DATABASE_URL: databaseUrl ?? 'postgres://127.0.0.1/to-be-started',
   };

@@ -15,14 +15,19 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Copies what git tracks, and links node_modules file by file, so that nothing has to be installed. */
-export function copyProject(directory: string): void {
+/** Copies what git tracks. */
+export function copyFiles(directory: string): void {
   const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' });
   for (const file of files.trim().split('\n')) {
     if (!existsSync(path.join(root, file))) continue; // removed, but not yet in git
     mkdirSync(path.dirname(path.join(directory, file)), { recursive: true });
     copyFileSync(path.join(root, file), path.join(directory, file));
   }
+}
+
+/** Copies what git tracks, and links node_modules file by file, so that nothing has to be installed. */
+export function copyProject(directory: string): void {
+  copyFiles(directory);
   const modules = [path.join(root, 'node_modules'), directory];
   // A hard link can't cross file systems.
   if (spawnSync('cp', ['-al', ...modules]).status !== 0) execFileSync('cp', ['-a', ...modules]);
@@ -65,7 +70,7 @@ export function listeningPorts(directory: string): number[] {
 
 export interface MakeOptions {
   directory: string;
-  variables?: Record<string, string>;
+  variables?: Record<string, string | undefined>;
   user?: { uid: number; gid: number };
 }
 

@@ -1,5 +1,5 @@
 /** `make run` as a new user sees it: started, used, stopped and broken in an installed copy of the project. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -11,6 +11,7 @@ import {
   renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { connect, createServer } from 'node:net';
@@ -22,7 +23,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 
 import { freePort } from '../src/freePort.ts';
 import { createTestDatabase } from '../src/testing.ts';
 import { readableByOther, userNamed } from './otherUser.ts';
-import { copyProject, listeningPorts, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
+import { copyFiles, copyProject, listeningPorts, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
 
 // Each test starts up to three times three processes and a database; only one that hangs takes so long.
 vi.setConfig({ testTimeout: 60_000 });
@@ -97,6 +98,30 @@ async function expectNothingLeft(project = directory): Promise<void> {
   const data = path.join(project, '.data/postgres');
   await expect.poll(() => processesIn(project, ...(existsSync(data) ? [data] : [])), { timeout: 20_000 }).toEqual([]);
 }
+
+describe('in a clone in which nothing is installed', () => {
+  const clone = path.join(newFolder(0o755), 'clone');
+  // Without the programs of this checkout, which npx puts first.
+  const system = process.env.PATH!.split(':').filter((folder) => !folder.includes('node_modules'));
+  const run = (command: string, ...args: string[]) =>
+    spawnSync(command, args, { cwd: clone, encoding: 'utf8', env: { PATH: system.join(':'), HOME: clone } });
+  beforeAll(() => copyFiles(clone));
+
+  test.each(['migrate', 'send', 'bench'])('npm run %s says what to type', (script) => {
+    const { status, stderr } = run('npm', 'run', script);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/Nothing is installed here yet\. Type npm ci, with Node 20 or newer \(this is \d+/);
+  });
+
+  test('make says that npm is missing, and from where it comes', () => {
+    const tools = newFolder(0o755);
+    for (const tool of ['make', 'sh'])
+      symlinkSync(execFileSync('which', [tool], { encoding: 'utf8' }).trim(), path.join(tools, tool));
+    const { status, stderr } = spawnSync('make', ['run'], { cwd: clone, encoding: 'utf8', env: { PATH: tools } });
+    expect(status).toBe(2);
+    expect(stderr).toContain('npm is missing: install Node 20 or newer, from https://nodejs.org');
+  });
+});
 
 describe.skipIf(!onLinux)('make run', () => {
   test('starts on a fresh copy, shows a signal in both consumers, stops with code 0 and leaves no process', async () => {
@@ -175,6 +200,17 @@ describe.skipIf(!onLinux)('make run', () => {
     const open = await makeRun({ variables: { HOST: '0.0.0.0' } });
     await expectSignalIn(open, 2, await postSignal(await open.ready()));
     expect((await elsewhere()).sort()).toEqual([false, true, true, true]);
+  });
+
+  test('make ingest takes PORT from .env, as make run does', async () => {
+    const env = path.join(directory, '.env');
+    const port = await freePort();
+    writeFileSync(env, `PORT='${port}'\n`);
+    onTestFinished(() => rmSync(env));
+    const run = await makeRun({ variables: { PORT: undefined } });
+    expect(await run.ready()).toBe(`http://localhost:${port}`);
+    const answer = execFileSync('make', ['-s', 'ingest'], { cwd: directory, encoding: 'utf8' });
+    await expectSignalIn(run, 2, JSON.parse(answer));
   });
 
   test('names every wrong setting before it starts anything', async () => {

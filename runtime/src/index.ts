@@ -1,3 +1,4 @@
+export { readEnvFile } from './envFile.ts';
 export {
   type AppOptions,
   answerError,
@@ -16,4 +17,5 @@ export { createMetrics, type PoolFigures } from './metrics.ts';
 export { NODE_FLAGS } from './nodeFlags.ts';
 export { hasBody, Problem } from './problem.ts';
 export { type RunOptions, runService, type Service, STOP } from './service.ts';
-export { commonVariables, milliseconds, port, readSettings, SettingsError, wholeNumber } from './settings.ts';
+export { commonVariables, milliseconds, port, readSettings, wholeNumber } from './settings.ts';
+export { SettingsError } from './settingsError.ts';

@@ -1,7 +1,7 @@
 /** Runs a service as a process: settings, start, signals, ordered stop, exit code. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLogger, type Logger } from './logger.ts';
-import { SettingsError } from './settings.ts';
+import { SettingsError } from './settingsError.ts';
 
 /** A started service. */
 export interface Service {

@@ -1,6 +1,8 @@
 /** Reads the environment once, at the start, and names every variable that is wrong. */
-import { config as loadDotenv } from 'dotenv';
+import { populate } from 'dotenv';
 import { z } from 'zod';
+import { readEnvFile } from './envFile.ts';
+import { SettingsError } from './settingsError.ts';
 
 /** A whole number in decimal digits, with a default. */
 export function wholeNumber(byDefault: number, { min = 1, max = Number.MAX_SAFE_INTEGER } = {}) {
@@ -34,16 +36,12 @@ export const commonVariables = {
 /** The variable `PORT`, with a default; 0 chooses a free one. */
 export const port = (byDefault: number) => wholeNumber(byDefault, { min: 0, max: 65_535 });
 
-/** The settings are wrong. The message is for the person who starts the service: a line for each variable. */
-export class SettingsError extends Error {
-  override name = 'SettingsError';
-}
-
 /**
  * Checks the environment against a schema; `.env` in the working directory adds what the environment lacks. An empty
  * variable counts as missing.
  *
- * @throws {SettingsError} naming every variable that is wrong, what was expected and what was given.
+ * @throws {SettingsError} naming every variable that is wrong, what was expected and what was given; or every one that
+ *   `.env` writes in a way that docker compose reads differently.
  */
 export function readSettings<T extends z.ZodType>(
   schema: T,
@@ -66,7 +64,8 @@ export function readSettings<T extends z.ZodType>(
   );
 }
 
+/** What `.env` adds is for all of the process: pg reads `PGSSLMODE` and others by itself. */
 function loadEnvironment(): NodeJS.ProcessEnv {
-  loadDotenv({ quiet: true });
+  populate(process.env as Record<string, string>, readEnvFile('.env'));
   return process.env;
 }

@@ -1,8 +1,9 @@
 /** `npm run send`: sends one signal, or a file of them, to a producer. */
 import { randomUUID } from 'node:crypto';
-import { createReadStream, existsSync, statSync } from 'node:fs';
+import { createReadStream, statSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { readEnvFile } from '@pg-signals/runtime/env-file';
 import { keyedChunks } from './keyedLines.ts';
 import { readOptions, type SendOptions, USAGE, UsageError } from './options.ts';
 import { createProgress, perSecond } from './progress.ts';
@@ -14,8 +15,7 @@ const retry = (say: (line: string) => void) => (reason: string, delayMs: number)
 
 /** @returns the exit code. */
 async function main(): Promise<number> {
-  if (existsSync('.env')) process.loadEnvFile();
-  const options = readOptions(process.argv.slice(2));
+  const options = readOptions(process.argv.slice(2), { ...readEnvFile('.env'), ...process.env });
   if (!options) {
     process.stdout.write(USAGE);
     return 0;
