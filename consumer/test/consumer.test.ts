@@ -77,12 +77,19 @@ test('it logs the attributes of a signal that has any', async () => {
   expect(log.match(/attributes=/g)).toHaveLength(1);
 });
 
+test('a long name that looks like a URL does not hold it up', async () => {
+  const before = process.cpuUsage();
+  await writer.client.query(`INSERT INTO signals (signal_name, signal_value) VALUES (repeat('a', 200000) || '://', 1)`);
+  await logged(/signal_name="?a{200000}:\/\/"? signal_value=1\n/);
+  expect(process.cpuUsage(before).user / 1_000).toBeLessThan(2_000); // ms; a square of this length takes half a minute
+});
+
 test('it is ready while proofs come, and says what it received', async () => {
   expect((await fetch(`${consumer.url}/readyz`)).status).toBe(200);
   expect(await metric('listening')).toBe(1);
   expect(
     (await metric('received_total{source="notify"}')) + ((await metric('received_total{source="catch_up"}')) || 0),
-  ).toBe(2);
+  ).toBe(3);
   expect(await metric('proof_age_seconds')).toBeGreaterThanOrEqual(0);
   expect(await metric('reconnects_total')).toBe(0);
 });

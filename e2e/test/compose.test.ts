@@ -184,7 +184,15 @@ async function expectSeen(consumers: string[], { id, timestamp, signal_name, sig
       return received;
     }, POLL);
     expect(lines).toEqual([
-      { level: 'info', message: 'notification received', id, timestamp, signal_name, signal_value },
+      {
+        level: 'info',
+        message: 'notification received',
+        id,
+        timestamp: expect.any(String),
+        signal_timestamp: timestamp,
+        signal_name,
+        signal_value,
+      },
     ]);
   }
 }

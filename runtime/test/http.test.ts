@@ -31,7 +31,7 @@ beforeEach(async () => {
           response.end('done');
         },
       },
-      '/fails': { get: () => Promise.reject(new Error('password=hunter2')) },
+      '/fails': { get: () => Promise.reject(new Error('no such column: hunter2')) },
       '/refuses': { post: () => Promise.reject(new Problem(422, 'Not this one.', { members: { errors: [1] } })) },
     },
   });

@@ -40,13 +40,105 @@ test('an error is logged with its stack in both forms', async () => {
   expect(JSON.parse(await logged('json', 'm', { error })).error).toMatchObject({ message: 'broken' });
 });
 
-test.each(['text', 'json'] as const)('passwords of URLs are never in a line of %s', async (format) => {
-  const line = await logged(format, 'to postgres://me:secret@host/db', {
-    url: 'postgres://me:sec%40ret@host:5432/db',
-    error: new Error('could not reach postgresql://me:secret@host/db'),
+const SECRETS = [
+  'postgres://me:s3cr3t@host/db',
+  'postgres://me:s3cr3t%40@host:5432/db',
+  'postgres://me:s3cr3t/s3cr3t@host/db',
+  'postgres://me:s3cr3t@s3cr3t@host/db',
+  'a "postgres://me:s3cr3t@host/db" and redis://:s3cr3t@host',
+  'host=h user=me password=s3cr3t dbname=d',
+  "host=h password='s3cr3t s3cr3t' dbname=d",
+  'PGPASSWORD=s3cr3t psql',
+  'POSTGRES_PASSWORD: s3cr3t',
+  '{"password": "s3cr3t s3cr3t"}',
+  'INGEST_TOKEN=s3cr3t',
+];
+test.each(
+  SECRETS.flatMap((secret) => [
+    ['text', secret],
+    ['json', secret],
+  ]),
+)('a line of %s never has the password of %s', async (format, secret) => {
+  const line = await logged(format as 'text', 'm', {
+    reason: `no connection to ${secret}`,
+    error: new Error(`no connection to ${secret}`),
+    nested: { list: [secret] },
   });
-  expect(line).toContain('postgres://me:***@host/db');
-  expect(line).not.toMatch(/secret|sec%40ret/);
+  expect(line).toContain('***');
+  expect(line).not.toContain('s3cr3t');
+});
+
+test.each(['text', 'json'] as const)('an address without a password stays as it is in a line of %s', async (format) => {
+  for (const text of ['http://127.0.0.1:8080', 'postgres://me@host/db', 'mail me@host: 3://']) {
+    expect(await logged(format, 'm', { text })).toContain(text);
+  }
+});
+
+test('what a signal holds is logged as it is', async () => {
+  const fields = { signal_name: 'http://a:b@c', attributes: { link: 'http://a:b@c', password: 'password=x' } };
+  expect(JSON.parse(await logged('json', 'm', fields))).toMatchObject(fields);
+  expect(await logged('text', 'm', fields)).toContain(
+    'signal_name=http://a:b@c attributes={"link":"http://a:b@c","password":"password=x"}',
+  );
+});
+
+const LONG = 400_000;
+test.each([
+  ['letters', 'a'],
+  ['schemes', 'a://'],
+  ['users', '://a:'],
+  ['at signs', '://a:@'],
+  ['names of secrets', 'password='],
+  ['opened quotes', "password='"],
+  ['spaces after a name', `password${' '.repeat(50)}`],
+  ['quotes', '"'],
+  ['escapes', '\u001b'],
+])('a long text of %s takes time in proportion to its length', async (_, part) => {
+  const text = `${part.repeat(LONG / part.length)}://${part.repeat(10)}`;
+  for (const format of ['text', 'json'] as const) {
+    const before = process.cpuUsage();
+    await logged(format, 'm', { signal_name: text, reason: text, error: new Error(text) });
+    const { user } = process.cpuUsage(before);
+    expect(user / 1_000).toBeLessThan(1_000); // ms; a square of this length takes minutes
+  }
+});
+
+/** Moves a terminal's cursor, in one character or two; ends a line for some readers; turns the direction of text. */
+const CONTROLS = [
+  '\u001b[2J',
+  '\u009b2J',
+  '\u0007',
+  '\r',
+  '\n',
+  '\u0085',
+  '\u007f',
+  '\u2028',
+  '\u2029',
+  '\u202e',
+  '\u2066',
+];
+test.each(['text', 'json'] as const)('no control character or line separator reaches a line of %s', async (format) => {
+  for (const control of CONTROLS) {
+    const text = `a${control}b`;
+    const line = await logged(format, `m${control}`, {
+      name: text,
+      attributes: { [text]: text },
+      error: new Error(text),
+    });
+    expect(line.slice(0, -1)).toMatch(/^[^\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+$/u);
+    if (format === 'json') expect(JSON.parse(line)).toMatchObject({ name: text, attributes: { [text]: text } });
+  }
+});
+
+test('a backslash is told from an escape', async () => {
+  expect(await logged('text', 'm', { a: '\\u001b', b: '\u001b' })).toContain('a="\\\\u001b" b="\\u001b"\n');
+});
+
+test('in JSON no field takes the place of the time, level or message of the line', async () => {
+  const before = new Date().toISOString();
+  const line = JSON.parse(await logged('json', 'm', { timestamp: '1850-01-01T00:00:00+00:00', level: 'error' }));
+  expect(line).toMatchObject({ level: 'info', message: 'm', signal_timestamp: '1850-01-01T00:00:00+00:00' });
+  expect(line.timestamp >= before).toBe(true);
 });
 
 test('the lines of one turn leave in one write', async () => {

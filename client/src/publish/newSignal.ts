@@ -36,7 +36,7 @@ const newSignal = z.strictObject(
   {
     signal_name: z
       .string({ error: NAME })
-      .refine((name) => name.length > 0 && [...name].length <= 255, { error: NAME })
+      .refine((name) => name.length > 0 && name.length <= 510 && [...name].length <= 255, { error: NAME })
       .refine((name) => !/\p{Cc}/u.test(name) && name.isWellFormed(), { error: NAME }),
     signal_value: z.number({ error: 'expected a finite number' }),
     timestamp: z
