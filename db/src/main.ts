@@ -18,7 +18,7 @@ const password = z
   .default('');
 
 if (process.argv.length > 2) {
-  fail(`npm run migrate takes no arguments, got ${process.argv.slice(2).join(' ')}`);
+  fail('npm run migrate takes no arguments: expected DATABASE_URL in the environment'); // not repeated: it may be a URL with a password
   process.exit();
 }
 loadDotenv({ quiet: true });

@@ -5,6 +5,7 @@ import { z } from 'zod';
 
 const EXPECTED =
   'expected postgres://user:password@host:5432/database (or POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB)';
+const ENCODED = 'expected @ / : ? # and % of the user and the password to be percent-encoded, such as %40 for @';
 const HOST_EXPECTED = 'expected a host name, an address without brackets, or the folder of a socket (/run/postgresql)';
 
 const parts = {
@@ -43,9 +44,25 @@ export function databaseSettings<T extends z.ZodRawShape>(variables: T) {
       ...parts,
       DATABASE_URL: z
         .string({ error: EXPECTED })
-        .refine((url) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url), { error: EXPECTED }),
+        .refine((url) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url), { error: EXPECTED, abort: true })
+        .refine(isEncoded, { error: ENCODED }),
     }),
   );
+}
+
+/**
+ * False where a password that is not percent-encoded is taken for something else: of `postgres://me:1/2@host/db` the host
+ * would be `me`, its port 1, and the rest of the password a part of the database's name, which errors repeat.
+ */
+function isEncoded(text: string): boolean {
+  const { username, password, pathname, search, hash } = new URL(text);
+  try {
+    decodeURIComponent(username + password + pathname);
+  } catch {
+    return false;
+  }
+  if (username !== '') return true;
+  return !(pathname + hash).includes('@') && !/^\?[^=]*@/.test(search);
 }
 
 function withDatabaseUrl(environment: unknown): unknown {

@@ -86,4 +86,22 @@ describe('DATABASE_URL', () => {
     'is wrong as %s',
     (url) => expect(wrong({ DATABASE_URL: url })).toEqual(['DATABASE_URL']),
   );
+
+  test.each([
+    'me:s3cr3t@db/signals',
+    'host=db user=me password=s3cr3t',
+    'postgres://me:s3cr3t%zz@db/signals',
+    'postgres://me:12/s3cr3t@db/signals',
+    'postgres://me:12#s3cr3t@db/signals',
+    'postgres://me:12?s3cr3t@db/signals',
+  ])('is wrong, and not repeated, as %s', (url) => {
+    const { error } = schema.safeParse({ DATABASE_URL: url });
+    expect(error?.issues.map(({ path }) => path)).toEqual([['DATABASE_URL']]);
+    expect(error?.message).not.toContain('s3cr3t');
+  });
+
+  test.each(['postgres://me:s%2Fcr%403t@db/signals', 'postgres://me:a@b@db/signals', 'postgres://db/a?user=me@tenant'])(
+    'is right as %s',
+    (url) => expect(wrong({ DATABASE_URL: url })).toBeUndefined(),
+  );
 });

@@ -36,12 +36,16 @@ export const commonVariables = {
 /** The variable `PORT`, with a default; 0 chooses a free one. */
 export const port = (byDefault: number) => wholeNumber(byDefault, { min: 0, max: 65_535 });
 
+/** Values that can be shown: no secret by the name of their variable, and nothing but letters, digits and a little more. */
+const isHarmless = (name: string, value: string) =>
+  !/URL|PASS|TOKEN|SECRET/i.test(name) && /^[\w .+-]{0,40}$/.test(value);
+
 /**
  * Checks the environment against a schema; `.env` in the working directory adds what the environment lacks. An empty
  * variable counts as missing.
  *
- * @throws {SettingsError} naming every variable that is wrong, what was expected and what was given; or every one that
- *   `.env` writes in a way that docker compose reads differently.
+ * @throws {SettingsError} naming every variable that is wrong, what was expected, and what was given where that can't hold a
+ *   password; or every one that `.env` writes in a way that docker compose reads differently.
  */
 export function readSettings<T extends z.ZodType>(
   schema: T,
@@ -55,9 +59,8 @@ export function readSettings<T extends z.ZodType>(
       .map(({ path, message }) => {
         const name = path.join('.');
         const value = given[name];
-        // A URL may hold a password, so it is not repeated.
-        const instead =
-          value === undefined ? ', but it is missing' : value.includes('://') ? '' : `, got ${JSON.stringify(value)}`;
+        const got = value !== undefined && isHarmless(name, value) ? `, got "${value}"` : '';
+        const instead = value === undefined ? ', but it is missing' : got;
         return `${name}: ${message.replace(/^Invalid (input|option): /, '')}${instead}`;
       })
       .join('\n'),

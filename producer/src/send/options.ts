@@ -38,8 +38,10 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   if (values.help) return undefined;
   const url = values.url ?? `http://localhost:${environment.PORT || 8080}/ingest`;
   if (!/^https?:\/\//.test(url) || !URL.canParse(url)) {
-    throw new UsageError(`--url: expected http://host:port/ingest, got ${url}`);
+    throw new UsageError('--url: expected http://host:port/ingest');
   }
+  const { username, password } = new URL(url);
+  if (username || password) throw new UsageError('--url: expected no user and password in it');
   const batch = Number(values.batch ?? 5_000);
   if (!Number.isInteger(batch) || batch < 1)
     throw new UsageError(`--batch: expected a whole number, got ${values.batch}`);
