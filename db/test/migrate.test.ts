@@ -22,6 +22,19 @@ test('when two run at once, one applies and the other waits', async () => {
   expect(both.flat().filter((name) => name === '0001_signals')).toHaveLength(1);
 });
 
+test.each([
+  ['DROP TABLE signal_keys', 'the table public.signal_keys is missing, although'],
+  ['DROP TRIGGER new_signals ON signals', 'the trigger new_signals of public.signals is missing or disabled, although'],
+])('after %s it does not say that the database is up to date', async (sql, said) => {
+  await migrate(database.url);
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  await client.query(sql);
+  await client.end();
+  const { code, stderr } = await runMigrate({ DATABASE_URL: database.url });
+  expect([code, stderr]).toEqual([1, expect.stringContaining(said)]);
+});
+
 test('down drops the table and its trigger', async () => {
   const applied = await migrate(database.url);
   await migrate(database.url, { direction: 'down', count: applied.length });

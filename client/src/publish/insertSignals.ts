@@ -1,5 +1,6 @@
 /** The statements that insert signals, with and without idempotency keys. */
-import { type PublishedSignal, queryWithin } from '@pg-signals/db';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { backoff, type PublishedSignal, queryWithin } from '@pg-signals/db';
 import type { Pool, QueryArrayConfig } from 'pg';
 import type { SignalRow } from './signalRow.ts';
 
@@ -24,8 +25,9 @@ const INSERT_ONE = `
   VALUES (coalesce($1::timestamptz, now()), $2::text, $3::double precision, coalesce($4::jsonb, '{}'))
   RETURNING ${COLUMNS}`;
 
+/** The value by its bits: as text it would be rounded by the session's `extra_float_digits`. */
 const INSERT_KEYED = `
-  SELECT ${COLUMNS}, signal_name, signal_value, xid = pg_current_xact_id_if_assigned()
+  SELECT ${COLUMNS}, signal_name, encode(float8send(signal_value), 'hex'), xid = pg_current_xact_id_if_assigned()
   FROM public.fn_insert_keyed_signals(
     $1::timestamptz[], $2::text[], $3::double precision[], $4::jsonb[], $5::text[], $6::int[], $7::bytea[])`;
 
@@ -63,7 +65,8 @@ export async function insertSignals(pool: Pool, signals: readonly SignalRow[], t
     : signals.length === 1
       ? insertOne(signals[0]!)
       : insertAll(signals, wanted);
-  const rows = await runPrepared(pool, { ...statement, rowMode: 'array', types: asText }, timeoutMs);
+  const query = { ...statement, rowMode: 'array', types: asText } as const;
+  const rows = await withoutConflict(timeoutMs, () => runPrepared(pool, query, timeoutMs));
   const repeated = keyed ? rows.length - newIds(rows) : 0;
   if (!wanted) return { rows: new Array(signals.length).fill(undefined), repeated };
   return {
@@ -71,7 +74,7 @@ export async function insertSignals(pool: Pool, signals: readonly SignalRow[], t
       id: Number(id),
       timestamp: `${timestamp.slice(1, -1)}+00:00`,
       signal_name: keyed ? signal_name : signals[index]!.signal_name,
-      signal_value: keyed ? Number(signal_value) : signals[index]!.signal_value,
+      signal_value: keyed ? Buffer.from(signal_value, 'hex').readDoubleBE() : signals[index]!.signal_value,
       attributes: attributes === null ? NO_ATTRIBUTES : JSON.parse(attributes),
     })),
     repeated,
@@ -100,6 +103,23 @@ const insertKeyed = (signals: readonly SignalRow[]) => ({
   text: INSERT_KEYED,
   values: [...insertColumns(signals), ...keyColumns(signals)],
 });
+
+/**
+ * Runs an insert again where the server rolled it back in favour of another transaction (class 40: a serialization failure,
+ * a deadlock), for `timeoutMs`. It happens where the database's default is a stricter isolation than READ COMMITTED.
+ */
+async function withoutConflict<T>(timeoutMs: number, insert: () => Promise<T>): Promise<T> {
+  const end = performance.now() + timeoutMs;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await insert();
+    } catch (error) {
+      const { code = '' } = error as { code?: string };
+      if (!code.startsWith('40') || performance.now() > end) throw error;
+      await sleep(backoff(attempt, { firstMs: 10, longestMs: 200 }));
+    }
+  }
+}
 
 /** Pools behind a pooler in transaction mode, where a session is shared with other clients. */
 const unprepared = new WeakSet<Pool>();
