@@ -56,7 +56,7 @@ const quiet = createLogger({ write() {} });
 async function start(): Promise<void> {
   await migrate(database.url);
   await createRoles(database.url);
-  const settings = { PORT: '0', LISTEN_PROOF_INTERVAL_MS: '100' };
+  const settings = { PORT: '0' };
   const asConsumer = { ...settings, DATABASE_URL: asRole(database.url, 'signals_consumer') };
   const listening = Promise.withResolvers<void>();
   const logger = createLogger({ write: (lines) => lines.includes('Starting listener') && listening.resolve() });

@@ -106,7 +106,8 @@ const insertKeyed = (signals: readonly SignalRow[]) => ({
 
 /**
  * Runs an insert again where the server rolled it back in favour of another transaction (class 40: a serialization failure,
- * a deadlock), for `timeoutMs`. It happens where the database's default is a stricter isolation than READ COMMITTED.
+ * a deadlock), up to ten times in `timeoutMs`. It happens where the database's default is a stricter isolation than READ
+ * COMMITTED.
  */
 async function withoutConflict<T>(timeoutMs: number, insert: () => Promise<T>): Promise<T> {
   const end = performance.now() + timeoutMs;
@@ -115,8 +116,8 @@ async function withoutConflict<T>(timeoutMs: number, insert: () => Promise<T>): 
       return await insert();
     } catch (error) {
       const { code = '' } = error as { code?: string };
-      if (!code.startsWith('40') || performance.now() > end) throw error;
-      await sleep(backoff(attempt, { firstMs: 10, longestMs: 200 }));
+      if (!code.startsWith('40') || attempt === 10 || performance.now() > end) throw error;
+      await sleep(backoff(attempt, { firstMs: 10, longestMs: 100 }));
     }
   }
 }
