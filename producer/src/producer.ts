@@ -54,6 +54,8 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     maxDecompressed: settings.INGEST_MAX_DECOMPRESSED,
     maxBatch: settings.INGEST_MAX_BATCH,
     receiveTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
+    tokens: settings.INGEST_TOKEN,
+    random: settings.INGEST_RANDOM,
   });
   const app = createApp({
     about: ABOUT,

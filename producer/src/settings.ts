@@ -1,7 +1,8 @@
 /** The producer's settings, from the environment. */
 import { databaseSettings } from '@pg-signals/db';
 import { commonVariables, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
-import type { z } from 'zod';
+import { z } from 'zod';
+import { readTokens, TOKENS_EXPECTED } from './tokens.ts';
 
 const schema = databaseSettings({
   ...commonVariables,
@@ -25,6 +26,17 @@ const schema = databaseSettings({
   INGEST_RECEIVE_TIMEOUT_MS: milliseconds(30_000),
   /** Hours for which idempotency keys are kept. */
   INGEST_KEY_HOURS: wholeNumber(24, { min: 24 }),
+  /** Those who may send signals have one of these; where there are none, everyone may. */
+  INGEST_TOKEN: z
+    .string()
+    .default('')
+    .transform(readTokens)
+    .refine((tokens) => tokens !== undefined, { error: TOKENS_EXPECTED }),
+  /** Whether a request without a body inserts a random signal. */
+  INGEST_RANDOM: z
+    .enum(['true', 'false'])
+    .default('true')
+    .transform((value) => value === 'true'),
   /** Processes on the same port. */
   INGEST_WORKERS: wholeNumber(1),
 });

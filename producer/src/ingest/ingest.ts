@@ -2,6 +2,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Problem } from '@pg-signals/runtime';
 import { type GroupKey, isKey, type NewSignal, PublishError, type Publisher } from 'pg-signals';
+import { createAccessCheck } from './access.ts';
 import { ingestLines } from './ingestLines.ts';
 import { toIngestProblem } from './ingestProblem.ts';
 import { parseJson } from './parseJson.ts';
@@ -17,6 +18,10 @@ export interface IngestOptions {
   maxBatch: number;
   /** How long a client may take to send a body of JSON, or pause in a stream of NDJSON, in ms. */
   receiveTimeoutMs: number;
+  /** Each lets a request in; without any, all are let in. */
+  tokens: readonly string[];
+  /** Whether a request without a body inserts a random signal. */
+  random: boolean;
 }
 
 /** Answers a request, or rejects with the error to answer with. */
@@ -27,9 +32,11 @@ const LINES_TYPE = 'application/x-ndjson';
 
 /** A plain handler, so that it works in front of express as well as inside. */
 export function createIngest(options: IngestOptions): Ingest {
-  const { publisher, maxBody, maxDecompressed, maxBatch, receiveTimeoutMs: timeoutMs } = options;
+  const { publisher, maxBody, maxDecompressed, maxBatch, receiveTimeoutMs: timeoutMs, random } = options;
+  const checkAccess = createAccessCheck(options.tokens);
 
   return async (request, response) => {
+    checkAccess(request);
     const type = mediaType(request);
     const key = idempotencyKey(request);
     if (type === LINES_TYPE) {
@@ -40,6 +47,7 @@ export function createIngest(options: IngestOptions): Ingest {
     const body = await readBody(request, { maxBytes: maxBody, timeoutMs });
     const group = key === undefined ? undefined : { key, content: body };
     try {
+      if (body === '' && !random) throw new Problem(422, 'The body is empty: expected a signal.');
       if (body === '') return answer(response, await publisher.publish(randomSignal(), group));
       if (type !== JSON_TYPE) throw wrongType(type);
       const value = parseJson(body);

@@ -23,12 +23,12 @@ async function main(): Promise<number> {
   return 'file' in options.what ? sendFile(options, options.what.file) : sendOne(options, options.what.signal);
 }
 
-async function sendOne({ url, id }: SendOptions, signal: unknown): Promise<number> {
+async function sendOne({ url, id, headers }: SendOptions, signal: unknown): Promise<number> {
   const { status, body } = await sendUntilAnswered({
     url,
     type: 'application/json',
     body: JSON.stringify(signal),
-    headers: { 'Idempotency-Key': id ?? randomUUID() },
+    headers: { ...headers, 'Idempotency-Key': id ?? randomUUID() },
     onRetry: retry(say),
   });
   if (status === 200) process.stdout.write(`${JSON.stringify(body)}\n`);
@@ -36,7 +36,7 @@ async function sendOne({ url, id }: SendOptions, signal: unknown): Promise<numbe
   return status === 200 ? 0 : 1;
 }
 
-async function sendFile({ url, id, batch }: SendOptions, file: string): Promise<number> {
+async function sendFile({ url, id, batch, headers }: SendOptions, file: string): Promise<number> {
   const source = openSource(file);
   const progress = createProgress(process.stderr, source.bytes);
   process.once('SIGINT', () => {
@@ -48,7 +48,7 @@ async function sendFile({ url, id, batch }: SendOptions, file: string): Promise<
   const startedAt = performance.now();
   let [lines, accepted, refused] = [0, 0, 0];
   for await (const chunk of keyedChunks(source.lines, id ?? source.id, batch)) {
-    const request = { url, type: 'application/x-ndjson', body: chunk.text, onRetry: retry(progress.say) };
+    const request = { url, type: 'application/x-ndjson', body: chunk.text, headers, onRetry: retry(progress.say) };
     const { status, body } = await sendUntilAnswered(request);
     // A 422 for a chunk without a valid line has the same report as a 200.
     if (body?.accepted === undefined) {

@@ -1,6 +1,7 @@
 /** The command line of `npm run send`. */
 import { parseArgs } from 'node:util';
 import { isKey } from 'pg-signals';
+import { readTokens, TOKENS_EXPECTED } from '../tokens.ts';
 
 export const USAGE = `Sends signals to a producer.
 
@@ -12,12 +13,16 @@ export const USAGE = `Sends signals to a producer.
                   its path, size and time of change; standard input has no default.
   --batch N       lines per request (5000)
   --help
+
+Where the producer asks for a token, set INGEST_TOKEN in the environment or in .env: the first one in it is sent.
 `;
 
 export interface SendOptions {
   url: string;
   batch: number;
   id: string | undefined;
+  /** `Authorization`, where the producer asks for a token. */
+  headers: Record<string, string>;
   /** One signal, or a file of them. */
   what: { signal: unknown } | { file: string };
 }
@@ -48,7 +53,10 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   if (values.id !== undefined && !isKey(values.id)) {
     throw new UsageError('--id: expected 1 to 255 visible ASCII characters');
   }
-  const common = { url, batch, id: values.id };
+  const tokens = readTokens(environment.INGEST_TOKEN ?? '');
+  if (!tokens) throw new UsageError(`INGEST_TOKEN: ${TOKENS_EXPECTED}`);
+  const headers: Record<string, string> = tokens[0] ? { Authorization: `Bearer ${tokens[0]}` } : {};
+  const common = { url, batch, id: values.id, headers };
   const { file, name, value } = values;
   if (file !== undefined) {
     for (const other of ['name', 'value', 'timestamp', 'attributes'] as const) {
