@@ -20,7 +20,7 @@ beforeEach(async () => {
   writer = await Writer.connect(database.url);
   const PORT = String(await freePort());
   url = `http://127.0.0.1:${PORT}`;
-  const env = { PATH: process.env.PATH, DATABASE_URL: database.url, PORT, SHUTDOWN_TIMEOUT_MS: '500' };
+  const env = { PATH: process.env.PATH, DATABASE_URL: database.url, PORT, SHUTDOWN_TIMEOUT_MS: '1500' };
   // Of a pipe that is not read, node takes 64 kB.
   consumer = spawn(process.execPath, [...NODE_FLAGS, MAIN], { cwd: '/', env, stdio: ['ignore', 'pipe', 'pipe'] });
   await until(async () => (await fetch(`${url}/readyz`)).status === 200);

@@ -46,7 +46,7 @@ export function readRunSettings(root: string, environment: NodeJS.ProcessEnv): R
     port: producer.PORT,
     postgresPort: own.POSTGRES_PORT,
     consumers: own.CONSUMERS,
-    shutdownTimeoutMs: producer.SHUTDOWN_TIMEOUT_MS,
+    shutdownTimeoutMs: producer.SHUTDOWN_DRAIN_MS + producer.SHUTDOWN_TIMEOUT_MS,
     connections: producer.PG_POOL_MAX + own.CONSUMERS * consumer.PG_POOL_MAX,
   };
 }

@@ -1,6 +1,7 @@
 /** Builds the producer of its parts: HTTP in front, a pool behind, `ingest` between them. */
 import cluster from 'node:cluster';
 import type { RequestListener } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createPool } from '@pg-signals/db';
 import { answerError, createApp, createMetrics, type Logger, listen, Problem, type Service } from '@pg-signals/runtime';
 import { createPublisher, type Publisher } from 'pg-signals';
@@ -30,6 +31,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     onConnectionError: (error) =>
       logger.warn('Database connection lost, the next request opens another', { reason: error.message }),
   });
+  let stopped: Promise<void> | undefined;
   const metrics = createMetrics(logger, pool);
   const shownMetrics = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
   const figures = ingestMetrics(metrics, () => publisher.waiting);
@@ -48,7 +50,9 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
       ...figures,
     },
   });
+  const abort = new AbortController();
   const ingest = createIngest({
+    stopping: abort.signal,
     publisher,
     maxBody: settings.INGEST_MAX_BODY,
     maxDecompressed: settings.INGEST_MAX_DECOMPRESSED,
@@ -61,7 +65,10 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     about: ABOUT,
     logger,
     metrics: shownMetrics,
-    ready: () => canInsert(pool, settings.INGEST_TIMEOUT_MS),
+    ready: async () => {
+      if (stopped) throw new Error('The producer is stopping.');
+      await canInsert(pool, settings.INGEST_TIMEOUT_MS);
+    },
     routes: { '/ingest': { post: ingest } },
   });
   const server = await listen(inFrontOf(app, ingest, figures, logger), settings.PORT, {
@@ -73,7 +80,6 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   });
   logger.info('Producer listens', { url: server.url });
 
-  const abort = new AbortController();
   const clearing = keepClearingKeys(
     pool,
     { hours: settings.INGEST_KEY_HOURS, timeoutMs: settings.INGEST_TIMEOUT_MS, logger },
@@ -81,13 +87,13 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   );
 
   async function stop(): Promise<void> {
+    await sleep(settings.SHUTDOWN_DRAIN_MS); // until who asks /readyz sends no more
     abort.abort();
     await server.stop();
     await clearing;
     await publisher.close();
     await pool.end();
   }
-  let stopped: Promise<void> | undefined;
   return { url: server.url, stop: () => (stopped ??= stop()) };
 }
 

@@ -8,6 +8,8 @@ const schema = databaseSettings({
   ...commonVariables,
   PORT: port(8080),
   PG_POOL_MAX: wholeNumber(10),
+  /** How long requests are still taken after a stop has begun and `/readyz` is 503, in ms. */
+  SHUTDOWN_DRAIN_MS: wholeNumber(0, { min: 0, max: 2 ** 31 - 1 }),
   /** Longest body of a request, and longest line of NDJSON, in bytes. */
   INGEST_MAX_BODY: wholeNumber(1024 * 1024),
   /** Longest compressed stream of NDJSON, in bytes after decompression. */

@@ -1,54 +1,15 @@
 /** INGEST_WORKERS: several processes that look like one from outside. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import http from 'node:http';
-import { fileURLToPath } from 'node:url';
 import { freePort } from '@pg-signals/local/free-port';
-import { afterEach, expect, test } from 'vitest';
-import { Condition } from '../../client/test/testListener.ts';
+import { expect, test } from 'vitest';
+import { useProcesses } from './producerProcess.ts';
 import { postJson, useProducers } from './testProducer.ts';
 
 const producers = useProducers();
-const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
-const children: ChildProcess[] = [];
-afterEach(async () => {
-  for (const child of children.splice(0)) {
-    if (child.exitCode !== null || child.signalCode !== null) continue;
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  }
-});
-
-/** A producer as its own process. */
-function run(environment: Record<string, string>) {
-  const child = spawn(process.execPath, [MAIN], {
-    env: { PATH: process.env.PATH, DATABASE_URL: producers.databaseUrl, ...environment },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  children.push(child);
-  let log = '';
-  const condition = new Condition();
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk) => {
-      log += chunk;
-      condition.changed();
-    });
-  }
-  return {
-    child,
-    log: () => log,
-    /** Resolves when the process has logged a message so many times: its log is all that it shows of its workers. */
-    logged: (message: string, times = 1) => condition.until(() => log.split(message).length > times),
-    exited: once(child, 'exit').then(([code]) => code as number | null),
-  };
-}
-
-async function runWorkers(workers: number) {
-  const port = await freePort();
-  const started = run({ PORT: String(port), INGEST_WORKERS: String(workers) });
-  await started.logged('Workers listen');
-  return { ...started, url: `http://127.0.0.1:${port}` };
-}
+const { run, listening } = useProcesses(producers);
+const runWorkers = (workers: number) => listening({ INGEST_WORKERS: String(workers) });
 
 /** A request on its own connection: the primary gives connections to the workers in turn. */
 async function get(url: string): Promise<string> {
@@ -112,4 +73,21 @@ test('a port that is taken ends the process with code 1 and says so', async () =
   expect(await exited).toBe(1);
   expect(log()).toContain(`Port ${port} is taken by another program`);
   other.close();
+});
+
+test('workers that get a second signal, as when the whole process group gets one, end in order too', async () => {
+  const { url, child, exited, log, logged } = await runWorkers(2);
+  await producers.lock();
+  const sent = Array.from({ length: 2 }, () =>
+    postJson({ url }, { signal_name: 'group', signal_value: 1 }, { Connection: 'close' }),
+  );
+  await producers.insertsWait(2);
+  const workers = workerIds(child.pid!);
+  child.kill('SIGTERM');
+  await logged('Stopping', 3);
+  for (const worker of workers) process.kill(worker, 'SIGTERM');
+  await producers.unlock();
+  expect((await Promise.all(sent)).map(({ status }) => status)).toEqual([200, 200]);
+  expect(await exited).toBe(0);
+  expect(log()).not.toMatch(/ERROR/);
 });

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
+import { Connections } from './connections.ts';
 import type { Logger } from './logger.ts';
 import { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 
@@ -92,12 +93,9 @@ export interface HttpServer {
   /** With the address and the port that it listens on. */
   readonly url: string;
   readonly server: Server;
-  /** Accepts no new connection and resolves when the requests in flight are answered. */
+  /** Accepts no new connection and resolves when all are answered and closed: see `Connections.end`. */
   stop(): Promise<void>;
 }
-
-/** How often a stopping server closes the connections that have become idle. */
-const SWEEP_MS = 50;
 
 /** Another program listens on the port. */
 export class PortTakenError extends Error {
@@ -117,6 +115,8 @@ export interface ListenOptions {
   host?: string;
   /** How long a client may take to send the headers of a request, in ms (10,000); a slower one is answered 408. */
   headersTimeoutMs?: number;
+  /** Connections at a time (1,000); one more is closed at once. */
+  maxConnections?: number;
 }
 
 /**
@@ -128,17 +128,18 @@ export interface ListenOptions {
 export async function listen(
   handler: RequestListener,
   port: number,
-  { host = '127.0.0.1', headersTimeoutMs = 10_000 }: ListenOptions = {},
+  { host = '127.0.0.1', headersTimeoutMs = 10_000, maxConnections = 1_000 }: ListenOptions = {},
 ): Promise<HttpServer> {
-  const server = createServer(
-    {
-      maxHeaderSize: MAX_HEADER_BYTES,
-      headersTimeout: headersTimeoutMs,
-      requestTimeout: 0,
-      connectionsCheckingInterval: Math.min(1_000, headersTimeoutMs),
-    },
-    handler,
-  );
+  const server = createServer({
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headersTimeout: headersTimeoutMs,
+    requestTimeout: 0,
+    connectionsCheckingInterval: Math.min(1_000, headersTimeoutMs),
+    requireHostHeader: false, // Node's own answer is no problem+json
+  });
+  server.maxConnections = maxConnections;
+  const connections = new Connections();
+  connections.attach(server, handler);
   try {
     server.listen(port, host);
     await once(server, 'listening');
@@ -155,15 +156,7 @@ export async function listen(
   return {
     url: httpUrl(host, (server.address() as AddressInfo).port),
     server,
-    async stop() {
-      if (!server.listening) return;
-      const closed = once(server, 'close');
-      server.close();
-      // A connection that is busy now would otherwise stay open, idle, until its keep-alive ends.
-      const sweep = setInterval(() => server.closeIdleConnections(), SWEEP_MS);
-      await closed;
-      clearInterval(sweep);
-    },
+    stop: () => (server.listening ? connections.end(server) : Promise.resolve()),
   };
 }
 

@@ -16,6 +16,6 @@ export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
 export { createMetrics, type PoolFigures } from './metrics.ts';
 export { NODE_FLAGS } from './nodeFlags.ts';
 export { hasBody, Problem } from './problem.ts';
-export { type RunOptions, runService, type Service, STOP } from './service.ts';
+export { type RunOptions, runService, type Service } from './service.ts';
 export { commonVariables, milliseconds, port, readSettings, wholeNumber } from './settings.ts';
 export { SettingsError } from './settingsError.ts';

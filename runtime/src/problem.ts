@@ -38,8 +38,7 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
     response.destroy();
     return;
   }
-  const title = STATUS_CODES[problem.status] ?? 'Error';
-  const body = JSON.stringify({ title, status: problem.status, detail: problem.message, ...problem.members });
+  const body = documentOf(problem);
   // The unread rest of a body would be parsed as the next request: close the connection after the answer.
   const close = hasBody(request) && !request.complete ? { Connection: 'close' } : {};
   response.writeHead(problem.status, {
@@ -49,6 +48,23 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
     ...problem.headers,
   });
   response.end(request.method === 'HEAD' ? undefined : body);
+}
+
+/** The whole answer as text, for a request that could not be parsed: its connection ends with it. */
+export function rawProblem(problem: Problem): string {
+  const body = documentOf(problem);
+  return [
+    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
+    'Content-Type: application/problem+json',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    'Connection: close',
+    '',
+    body,
+  ].join('\r\n');
+}
+
+function documentOf({ status, message, members }: Problem): string {
+  return JSON.stringify({ title: STATUS_CODES[status] ?? 'Error', status, detail: message, ...members });
 }
 
 /** True for a request with a body: one without has neither of these headers. */

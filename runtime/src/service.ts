@@ -15,18 +15,17 @@ interface ServiceSettings {
   LOG_LEVEL: string;
   LOG_FORMAT: 'text' | 'json';
   SHUTDOWN_TIMEOUT_MS: number;
+  SHUTDOWN_DRAIN_MS?: number;
 }
 
 export interface RunOptions {
   /**
-   * The process has a parent and an IPC channel to it. It stops on the message `stop`, on SIGTERM, or when the parent
-   * has ended. It ignores SIGINT, since Ctrl-C in a terminal reaches the parent too.
+   * The process has a parent and an IPC channel to it. It stops on SIGTERM, or when the parent has ended. It ignores
+   * SIGINT, since Ctrl-C in a terminal reaches the parent too, and a second SIGTERM: one to the whole process group comes
+   * again from the parent.
    */
   child?: boolean;
 }
-
-/** The message by which a parent stops a child. */
-export const STOP = 'stop';
 
 /**
  * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 when the
@@ -66,20 +65,22 @@ export async function runService<S extends ServiceSettings>(
   const stop = async (signal: string) => {
     if (stopping) return die('Stopped at once by a second signal', { signal });
     stopping = true;
-    logger.info('Stopping', { signal, timeout_ms: settings.SHUTDOWN_TIMEOUT_MS });
-    sleep(settings.SHUTDOWN_TIMEOUT_MS, undefined, { ref: false }).then(() =>
-      die('Stopped by force: not done within SHUTDOWN_TIMEOUT_MS', { timeout_ms: settings.SHUTDOWN_TIMEOUT_MS }),
+    const { SHUTDOWN_TIMEOUT_MS: timeout_ms, SHUTDOWN_DRAIN_MS: drain_ms = 0 } = settings;
+    logger.info('Stopping', { signal, timeout_ms, ...(drain_ms > 0 && { drain_ms }) });
+    sleep(drain_ms + timeout_ms, undefined, { ref: false }).then(() =>
+      die('Stopped by force: not done within SHUTDOWN_TIMEOUT_MS', { timeout_ms }),
     );
     await (await starting).stop();
     logger.info('Stopped');
     await logger.lines.written();
     process.exit(0);
   };
-  process.on('SIGTERM', stop).on('SIGINT', child ? () => {} : stop);
   if (child) {
     const stopOnce = (reason: string) => (stopping ? undefined : stop(reason));
-    process.on('message', (message) => message === STOP && stopOnce('message of the parent'));
+    process.on('SIGTERM', stopOnce).on('SIGINT', () => {});
     process.on('disconnect', () => stopOnce('end of the parent'));
+  } else {
+    process.on('SIGTERM', stop).on('SIGINT', stop);
   }
 
   try {

@@ -22,6 +22,8 @@ export interface IngestOptions {
   tokens: readonly string[];
   /** Whether a request without a body inserts a random signal. */
   random: boolean;
+  /** Aborts when the producer stops: what has not come whole by then, or soon after, is not waited for. */
+  stopping: AbortSignal;
 }
 
 /** Answers a request, or rejects with the error to answer with. */
@@ -32,7 +34,7 @@ const LINES_TYPE = 'application/x-ndjson';
 
 /** A plain handler, so that it works in front of express as well as inside. */
 export function createIngest(options: IngestOptions): Ingest {
-  const { publisher, maxBody, maxDecompressed, maxBatch, receiveTimeoutMs: timeoutMs, random } = options;
+  const { publisher, maxBody, maxDecompressed, maxBatch, receiveTimeoutMs: timeoutMs, random, stopping } = options;
   const checkAccess = createAccessCheck(options.tokens);
 
   return async (request, response) => {
@@ -41,10 +43,10 @@ export function createIngest(options: IngestOptions): Ingest {
     const key = idempotencyKey(request);
     if (type === LINES_TYPE) {
       if (key !== undefined) throw new Problem(400, 'NDJSON has no Idempotency-Key: give each line its own "key".');
-      const lines = { publisher, maxBatch, maxLine: maxBody, maxDecompressed, timeoutMs };
+      const lines = { publisher, maxBatch, maxLine: maxBody, maxDecompressed, timeoutMs, stopping };
       return answer(response, await ingestLines(request, lines));
     }
-    const body = await readBody(request, { maxBytes: maxBody, timeoutMs });
+    const body = await readBody(request, { maxBytes: maxBody, timeoutMs, stopping });
     const group = key === undefined ? undefined : { key, content: body };
     try {
       if (body === '' && !random) throw new Problem(422, 'The body is empty: expected a signal.');

@@ -7,6 +7,7 @@ import { isSignalsOwn, type NewSignal, type Publisher } from 'pg-signals';
 import { bodyProblem, decompress } from './decompress.ts';
 import { toIngestProblem } from './ingestProblem.ts';
 import { type Line, LineSplitter } from './lines.ts';
+import { stoppingProblem } from './readBody.ts';
 
 export interface LinesOptions {
   publisher: Pick<Publisher, 'publishEach'>;
@@ -18,6 +19,8 @@ export interface LinesOptions {
   maxDecompressed: number;
   /** How long the client may pause, in ms. */
   timeoutMs: number;
+  /** Aborts when the producer stops: the report is then sent at once. */
+  stopping: AbortSignal;
 }
 
 /** What became of the lines. Empty lines are not counted; `errors` holds the first hundred that failed. */
@@ -92,7 +95,7 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
 
   let bytes = 0;
   const body = decompress(request);
-  const chunks = chunksOf(body, options.timeoutMs);
+  const chunks = chunksOf(body, options);
   try {
     for await (const chunk of chunks) {
       if (chunk === PAUSE) {
@@ -138,29 +141,44 @@ function parseLine({ number, text }: { number: number; text: string }): ReadLine
 const PAUSE = Symbol('pause');
 
 /** The chunks of a body, with a `PAUSE` where none came for PAUSE_MS. Stopping early does not destroy the stream. */
-async function* chunksOf(body: Readable, timeoutMs: number): AsyncGenerator<Buffer | typeof PAUSE> {
+async function* chunksOf(
+  body: Readable,
+  { timeoutMs, stopping }: Pick<LinesOptions, 'timeoutMs' | 'stopping'>,
+): AsyncGenerator<Buffer | typeof PAUSE> {
   const iterator = body.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>;
-  for (;;) {
-    const next = iterator.next();
-    let chunk = await within(next, PAUSE_MS);
-    if (chunk === PAUSE) {
-      yield PAUSE;
-      chunk = await within(next, timeoutMs);
-    }
-    if (chunk === PAUSE) {
-      throw new Problem(408, `The body paused for ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
-    }
-    if (chunk.done) return;
-    yield chunk.value;
-  }
-}
+  let wake = () => {};
+  const onStop = () => wake();
 
-async function within<T>(promise: Promise<T>, ms: number): Promise<T | typeof PAUSE> {
-  const pause = Promise.withResolvers<typeof PAUSE>();
-  const timer = setTimeout(pause.resolve, ms, PAUSE);
+  /** The next chunk; `PAUSE` after so many ms, and at a stop. */
+  async function within<T>(promise: Promise<T>, ms: number): Promise<T | typeof PAUSE> {
+    if (stopping.aborted) throw stoppingProblem();
+    const pause = Promise.withResolvers<typeof PAUSE>();
+    wake = () => pause.resolve(PAUSE);
+    const timer = setTimeout(wake, ms);
+    try {
+      return await Promise.race([promise, pause.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  stopping.addEventListener('abort', onStop);
   try {
-    return await Promise.race([promise, pause.promise]);
+    for (;;) {
+      const next = iterator.next();
+      let chunk = await within(next, PAUSE_MS);
+      if (chunk === PAUSE) {
+        yield PAUSE;
+        chunk = await within(next, timeoutMs);
+      }
+      if (chunk === PAUSE) {
+        if (stopping.aborted) throw stoppingProblem();
+        throw new Problem(408, `The body paused for ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
+      }
+      if (chunk.done) return;
+      yield chunk.value;
+    }
   } finally {
-    clearTimeout(timer);
+    stopping.removeEventListener('abort', onStop);
   }
 }

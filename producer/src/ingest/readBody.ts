@@ -10,13 +10,17 @@ export interface BodyLimits {
   maxBytes: number;
   /** How long the client may take to send the body, in ms. */
   timeoutMs: number;
+  /** Aborts when the producer stops; from then on the client has a second left. */
+  stopping: AbortSignal;
 }
+
+const STOPPING_MS = 1_000;
 
 /**
  * With events instead of an iterator, which would double the cost of this: it runs for each request.
  *
  * @throws {Problem} 413 past `maxBytes`, as soon as that is known; 408 past `timeoutMs`; 400 for a body that is not UTF-8,
- *   is not compressed as its header says, or breaks off; 415 for an unknown Content-Encoding.
+ *   is not compressed as its header says, or breaks off; 415 for an unknown Content-Encoding; 503 at a stop.
  */
 export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<string> {
   if (!hasBody(request)) return Promise.resolve('');
@@ -27,10 +31,22 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
     let timer: NodeJS.Timeout | undefined;
     // Most bodies come in one packet with their headers, are complete by the next tick, and need no timer.
     process.nextTick(() => {
-      if (!request.complete) timer = setTimeout(() => fail(tooSlow(limits.timeoutMs)), limits.timeoutMs);
+      if (request.complete) return;
+      timer = setTimeout(() => fail(tooSlow(limits.timeoutMs)), limits.timeoutMs);
+      if (limits.stopping.aborted) onStop();
+      else limits.stopping.addEventListener('abort', onStop);
     });
-    const fail = (error: Error) => {
+    const onStop = () => {
       clearTimeout(timer);
+      timer = setTimeout(() => fail(stoppingProblem()), STOPPING_MS);
+    };
+    const stopWaiting = () => {
+      if (!timer) return;
+      clearTimeout(timer);
+      limits.stopping.removeEventListener('abort', onStop);
+    };
+    const fail = (error: Error) => {
+      stopWaiting();
       body.off('data', onData);
       body.pause();
       reject(error);
@@ -41,7 +57,7 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
     };
     body.on('data', onData);
     body.on('end', () => {
-      clearTimeout(timer);
+      stopWaiting();
       const bytes = received.take();
       if (isUtf8(bytes)) resolve(withoutMark(bytes.toString()));
       else reject(new Problem(400, 'The body is not UTF-8.'));
@@ -59,6 +75,14 @@ function tooLarge(maxBytes: number): Problem {
 
 function tooSlow(timeoutMs: number): Problem {
   return new Problem(408, `The body did not come within ${timeoutMs} ms (INGEST_RECEIVE_TIMEOUT_MS).`);
+}
+
+/** The answer to a request that a stopping producer does not wait for. */
+export function stoppingProblem(): Problem {
+  return new Problem(503, 'The producer is stopping: send it again.', {
+    members: { may_be_in: false },
+    headers: { 'Retry-After': '1' },
+  });
 }
 
 /** Files of some systems begin with a byte order mark, which is no JSON. */

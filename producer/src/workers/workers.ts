@@ -3,7 +3,7 @@ import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff } from '@pg-signals/db';
-import { httpUrl, type Logger, type Service, STOP } from '@pg-signals/runtime';
+import { httpUrl, type Logger, type Service } from '@pg-signals/runtime';
 import type { ProducerSettings } from '../settings.ts';
 import { gatherWorkerMetrics } from './workerMetrics.ts';
 
@@ -72,6 +72,7 @@ export async function startWorkers(settings: ProducerSettings, logger: Logger): 
 async function stopWorker(worker: Worker): Promise<void> {
   if (worker.isDead()) return;
   const exited = once(worker, 'exit');
-  if (worker.isConnected()) worker.send(STOP);
+  // No message: one that has not started yet would not hear it.
+  worker.process.kill('SIGTERM');
   await exited;
 }
