@@ -1,6 +1,6 @@
 /** Queries that always end: a server that goes silent fails them after a timeout. */
-import { connect } from 'node:net';
-import type { ClientBase, Pool, PoolClient, QueryArrayConfig } from 'pg';
+import type { Socket } from 'node:net';
+import pg, { type ClientBase, type Pool, type PoolClient, type QueryArrayConfig } from 'pg';
 import { messageOf } from './messageOf.ts';
 
 /** No connection was available: nothing was sent. */
@@ -158,18 +158,40 @@ async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
   }
 }
 
-/** Sends PostgreSQL's CancelRequest, on a connection of its own as the protocol requires. No answer says whether it came. */
+/**
+ * Sends PostgreSQL's CancelRequest, on a connection of its own as the protocol requires, with TLS where the other one has it.
+ * No answer says whether it came.
+ */
 function cancel(client: PoolClient): void {
-  // pg keeps both from the server's BackendKeyData message; its types do not name them.
-  const { host, port, processID, secretKey } = client as PoolClient & Record<'processID' | 'secretKey', number | null>;
+  // pg keeps them; its types do not name them.
+  const { host, port, ssl, processID, secretKey } = client as PoolClient & CancelFields;
   if (processID === null || secretKey === null) return;
-  const request = Buffer.alloc(16);
-  request.writeInt32BE(16, 0);
-  request.writeInt32BE(80_877_102, 4);
-  request.writeInt32BE(processID, 8);
-  request.writeInt32BE(secretKey, 12);
-  const socket = host.startsWith('/') ? connect(`${host}/.s.PGSQL.${port}`) : connect(port, host);
-  socket.on('error', ignore);
-  socket.setTimeout(5_000, () => socket.destroy()).unref();
-  socket.end(request);
+  const connection = new pg.Connection({ ssl } as pg.ConnectionConfig) as pg.Connection & CancelMethods;
+  connection.on('error', ignore);
+  connection.once('connect', () => {
+    if (ssl) connection.requestSsl();
+    else send();
+  });
+  connection.once('sslconnect', send);
+  function send() {
+    connection.cancel(processID!, secretKey!);
+    connection.stream.end();
+  }
+  if (host.startsWith('/')) connection.connect(`${host}/.s.PGSQL.${port}`);
+  else connection.connect(port, host);
+  connection.stream.setTimeout(5_000, () => connection.stream.destroy()).unref();
+}
+
+interface CancelFields {
+  ssl: boolean | object;
+  processID: number | null;
+  secretKey: number | null;
+}
+
+interface CancelMethods {
+  stream: Socket;
+  connect(port: number, host: string): void;
+  connect(path: string): void;
+  requestSsl(): void;
+  cancel(processID: number, secretKey: number): void;
 }

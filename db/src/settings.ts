@@ -24,10 +24,27 @@ const parts = {
     .string()
     .regex(/^[^?#]*$/, { error: 'expected a name without ? and #' })
     .optional(),
-  POSTGRES_PASSWORD_FILE: z
-    .string()
-    .refine((file) => contentOf(file) !== undefined, { error: 'expected a file that can be read' })
+  POSTGRES_PASSWORD_FILE: readableFile(),
+};
+
+/** libpq's variables for TLS, and the parameters of the URL that they become. pg itself knows only the first. */
+const TLS = {
+  PGSSLMODE: 'sslmode',
+  PGSSLROOTCERT: 'sslrootcert',
+  PGSSLCERT: 'sslcert',
+  PGSSLKEY: 'sslkey',
+} as const;
+
+const tls = {
+  // Not prefer and allow, which in libpq go on without TLS: pg takes the first for require, and the second for disable.
+  PGSSLMODE: z
+    .enum(['disable', 'no-verify', 'require', 'verify-ca', 'verify-full'], {
+      error: 'expected disable, no-verify, require, verify-ca or verify-full',
+    })
     .optional(),
+  PGSSLROOTCERT: readableFile(),
+  PGSSLCERT: readableFile(),
+  PGSSLKEY: readableFile(),
 };
 
 /**
@@ -35,6 +52,8 @@ const parts = {
  * `POSTGRES_USER`, `POSTGRES_PASSWORD` (or the text of the file `POSTGRES_PASSWORD_FILE`), `POSTGRES_DB`, `POSTGRES_HOST`
  * (localhost; a folder is that of a Unix socket) and `POSTGRES_PORT` (5432). Each part is encoded, so that a password may
  * hold any character. Every part that is wrong is an issue of its own.
+ *
+ * `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT` and `PGSSLKEY` become parameters of the URL, where that has none of their own.
  */
 export function databaseSettings<T extends z.ZodRawShape>(variables: T) {
   return z.preprocess(
@@ -42,6 +61,7 @@ export function databaseSettings<T extends z.ZodRawShape>(variables: T) {
     z.object({
       ...variables,
       ...parts,
+      ...tls,
       DATABASE_URL: z
         .string({ error: EXPECTED })
         .refine((url) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url), { error: EXPECTED, abort: true })
@@ -70,7 +90,22 @@ function withDatabaseUrl(environment: unknown): unknown {
   for (const name of Object.keys(given)) if (given[name] === '') delete given[name];
   // libpq takes a URL whose host is only in ?host=, and so does pg; the standard's parser does not.
   const url = given.DATABASE_URL?.replace(/^(postgres(?:ql)?:\/\/[^/?#]*@)(?=\/)/, '$1localhost') || composed(given);
-  return url === undefined ? given : { ...given, DATABASE_URL: url };
+  return url === undefined ? given : { ...given, DATABASE_URL: withTls(url, given) };
+}
+
+function withTls(text: string, given: Record<string, string | undefined>): string {
+  if (!URL.canParse(text)) return text;
+  const url = new URL(text);
+  if (url.searchParams.get('host')?.startsWith('/') || url.hostname.startsWith('%2F')) return text; // a Unix socket
+  const before = url.search;
+  for (const [variable, parameter] of Object.entries(TLS)) {
+    const value = given[variable];
+    if (value !== undefined && !url.searchParams.has(parameter)) url.searchParams.set(parameter, value);
+  }
+  // To pg they are the same now, with a warning that they will get the weaker meaning that they have in libpq.
+  const isSameToPg = /^(require|verify-ca)$/.test(url.searchParams.get('sslmode') ?? '');
+  if (isSameToPg && !url.searchParams.has('uselibpqcompat')) url.searchParams.set('sslmode', 'verify-full');
+  return url.search === before ? text : url.href;
 }
 
 function composed(given: Record<string, string | undefined>): string | undefined {
@@ -86,6 +121,13 @@ function composed(given: Record<string, string | undefined>): string | undefined
   const url = new URL(`postgres://${isIPv6(host) ? `[${host}]` : encodeURIComponent(host)}`);
   url.port = part('POSTGRES_PORT');
   return `postgres://${encodeURIComponent(user)}${password === undefined ? '' : `:${encodeURIComponent(password)}`}@${url.host}/${encodeURI(given.POSTGRES_DB ?? user)}`;
+}
+
+function readableFile() {
+  return z
+    .string()
+    .refine((file) => contentOf(file) !== undefined, { error: 'expected a file that can be read' })
+    .optional();
 }
 
 /** The text of a file without the end of its last line; undefined where there is none to read. */

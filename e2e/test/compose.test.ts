@@ -74,7 +74,15 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     const documented = readFileSync(`${ROOT}/.env.example`, 'utf8').matchAll(/^#?([A-Z][A-Z_]+)=/gm);
     // The compose file itself says where the database is; --scale says how many consumers run. HOST is where the port is
     // published.
-    const known = new Set([...passed, 'HOST', 'DATABASE_URL', 'POSTGRES_PASSWORD_FILE', 'POSTGRES_PORT', 'CONSUMERS']);
+    const forOtherDatabases = ['DATABASE_URL', 'PGSSLMODE', 'PGSSLROOTCERT', 'PGSSLCERT', 'PGSSLKEY'];
+    const known = new Set([
+      ...passed,
+      ...forOtherDatabases,
+      'HOST',
+      'POSTGRES_PASSWORD_FILE',
+      'POSTGRES_PORT',
+      'CONSUMERS',
+    ]);
     expect([...documented].map(([, name]) => name!).filter((name) => !known.has(name))).toEqual([]);
   });
 

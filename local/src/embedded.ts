@@ -92,7 +92,8 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
   const child = startProgram(home, 'postgres', ['-D', dataDirectory, ...flags], options.env);
   const exited = ended(child.process);
-  const url = `postgres://${SUPERUSER}:${readFileSync(passwordFile, 'utf8')}@127.0.0.1:${port}/${DATABASE}`;
+  // pg obeys a PGSSLMODE in the environment, which is for another server.
+  const url = `postgres://${SUPERUSER}:${readFileSync(passwordFile, 'utf8')}@127.0.0.1:${port}/${DATABASE}?sslmode=disable`;
   try {
     await acceptsConnections(url, child.process);
   } catch (error) {

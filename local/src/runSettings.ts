@@ -41,7 +41,7 @@ export function readRunSettings(root: string, environment: NodeJS.ProcessEnv): R
   const own = check(() => readSettings(schema, all), wrong);
   if (!producer || !consumer || !own) throw new SettingsError([...wrong].join('\n'));
   return {
-    databaseUrl,
+    databaseUrl: databaseUrl && producer.DATABASE_URL,
     host: producer.HOST,
     port: producer.PORT,
     postgresPort: own.POSTGRES_PORT,
