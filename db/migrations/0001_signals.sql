@@ -87,16 +87,24 @@ SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
 SET extra_float_digits = 1
 AS $$
+DECLARE
+  is_foreign boolean;
 BEGIN
-  PERFORM pg_notify(
+  SELECT bool_or(xid <> pg_current_xact_id()), count(pg_notify(
     'new_signals',
     CASE WHEN octet_length(payload) < 8000 THEN payload ELSE format('{"id":%s,"xid":"%s","truncated":true}', id, xid) END
-  )
+  ))
+  INTO is_foreign
   FROM (
     SELECT id, xid, row_to_json(signal)::text AS payload
     FROM (SELECT id, "timestamp", signal_name, signal_value, attributes, xid FROM new_rows) AS signal
     OFFSET 0 -- keeps the planner from merging the subquery, which would write each row's JSON twice
   ) AS notification;
+  -- A consumer would take such a row for one that was delivered long ago, or wait for it.
+  IF is_foreign THEN
+    RAISE EXCEPTION 'signals.xid has to be the inserting transaction, %', pg_current_xact_id()
+      USING ERRCODE = 'check_violation', HINT = 'Leave xid out of the INSERT: its default is right.';
+  END IF;
   RETURN NULL;
 END;
 $$;

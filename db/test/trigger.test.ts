@@ -51,6 +51,15 @@ async function transactionOf(name: string): Promise<string> {
 
 const insert = `INSERT INTO signals (signal_name, signal_value)`;
 
+test('a row that claims another transaction is refused, and nothing of its statement is notified', async () => {
+  const insertXid = `INSERT INTO signals (signal_name, signal_value, xid)`;
+  await expect(
+    writer.query(`${insertXid} VALUES ('own', 1, pg_current_xact_id()), ('archived', 1, '3')`),
+  ).rejects.toMatchObject({ code: '23514', message: expect.stringContaining('signals.xid'), hint: expect.any(String) });
+  await writer.query(`${insertXid} VALUES ('own', 1, pg_current_xact_id())`);
+  expect((await notified()).map((payload) => JSON.parse(payload).signal_name)).toEqual(['own']);
+});
+
 test('an inserted row is notified as its JSON', async () => {
   await writer.query(`${insert.replace(')', ', "timestamp", attributes)')}
     VALUES ('temperature', 21.5, '2026-04-02T16:23:17.123456+02:00', '{"room": "kitchen"}')`);
