@@ -51,14 +51,29 @@ export interface TestListenerOptions extends ListenerOptions {
   url: string;
   callback?: SignalCallback;
   max?: number;
+  /** 1: each query takes a connection of its own, so that an address that has moved is noticed at once. */
+  maxUses?: number;
   prepare?: (listener: Listener) => void;
 }
 
 /** Starts a listener whose proofs are frequent; does not wait until it listens. */
-export function startListener({ url, callback, max = 4, prepare, ...options }: TestListenerOptions): TestListener {
+export function startListener({
+  url,
+  callback,
+  max = 4,
+  maxUses,
+  prepare,
+  ...options
+}: TestListenerOptions): TestListener {
   const condition = new Condition();
   const connectionTimeoutMillis = 1_000;
-  const pool = createPool({ connectionString: url, application_name: 'test listener', max, connectionTimeoutMillis });
+  const pool = createPool({
+    connectionString: url,
+    application_name: 'test listener',
+    max,
+    ...(maxUses && { maxUses }),
+    connectionTimeoutMillis,
+  });
   const counts = {} as Counts;
   const count = (event: keyof Counts) => {
     counts[event] = (counts[event] ?? 0) + 1;
@@ -106,6 +121,7 @@ export function startListener({ url, callback, max = 4, prepare, ...options }: T
     duplicate: () => count('duplicate'),
     invalidPayload: () => count('invalidPayload'),
     rowMissing: () => count('rowMissing'),
+    rowTooLarge: () => count('rowTooLarge'),
     behind: (now) => count(now ? 'behind' : 'level'),
     serverChanged: () => count('serverChanged'),
     latency: () => count('latency'),

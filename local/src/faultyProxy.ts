@@ -17,6 +17,8 @@ interface Link {
 export class FaultyProxy {
   /** The port of the server; new connections go there. */
   target: number;
+  /** The port for each new connection, where they don't all go to one. */
+  choose: () => number = () => this.target;
   readonly #server: Server;
   readonly #links = new Set<Link>();
   readonly #waiting = new Set<Socket>();
@@ -88,7 +90,7 @@ export class FaultyProxy {
     await this.#open('connect');
     this.#waiting.delete(client);
     if (client.destroyed) return;
-    const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+    const server = connect({ port: this.choose(), host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
     server.on('error', () => {});
     const link = { client, server, forgotten: false };
     this.#links.add(link);

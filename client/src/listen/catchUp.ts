@@ -1,28 +1,31 @@
 /** Reads what was committed since the cursor, once, however often the reading breaks off. */
+import { isDeepStrictEqual } from 'node:util';
 import type { Query } from '@pg-signals/db';
 import type { Logger } from '../logger.ts';
-import { BEGINNING, type Page, type ReadingPlace, readPage, readStandbyPage } from './committedRows.ts';
-import { Cursor, type DeliveredRows } from './cursor.ts';
+import { BEGINNING, type Page, type Reader, type ReadingPlace, readPage, readStandbyPage } from './committedRows.ts';
+import { Cursor, type DeliveredRows, type SameRow } from './cursor.ts';
 import { Failover } from './failover.ts';
-import type { FeedRow, TableColumns } from './feedTable.ts';
-import type { Snapshot } from './snapshot.ts';
+import type { FeedRow, FeedTable } from './feedTable.ts';
+import type { Server, Snapshot } from './snapshot.ts';
 
 /** Rows in the order in which they are to be delivered. */
 export interface RowSource<Item> {
   readonly name: 'notify' | 'catch_up';
+  /** Where they come from: whatever else is read of them has to be read there. */
+  readonly server: Server;
   /** The next item; undefined when there is none now. */
   next(): Item | undefined;
   /** What comes after it. */
   waiting(): Iterable<Item>;
   /** True for a row that was delivered before. */
-  isDuplicate(xid: number, id: number): boolean;
+  isDuplicate(xid: number, id: number, payload: string): boolean;
   /** To be called just before a row is delivered: a notified row goes into the cursor, one that is read moves the place. */
-  record(xid: number, id: number): void;
+  record(xid: number, id: number, payload: string): void;
 }
 
 export interface CatchUpOptions {
   query: Query;
-  table: TableColumns;
+  table: FeedTable<FeedRow>;
   logger: Logger;
   /** Called when the server is not the one that the cursor was taken on, and some rows may come twice. */
   onServerChanged: () => void;
@@ -84,9 +87,9 @@ export class CatchUp {
     if (to.server.standby) return this.#readStandby(cursor, to, ended);
     // At most two rounds: to the end of a read that broke off, then on to `to`.
     while (this.#open || cursor.snapshot !== to) {
-      this.#open ??= { from: cursor.snapshot, to, delivered: cursor.delivered(), place: BEGINNING };
+      this.#open ??= { from: cursor.snapshot, to, delivered: cursor.delivered(this.#isSame), place: BEGINNING };
       const open = this.#open;
-      await this.#read(open, ended);
+      await this.#read(open, to.server, ended);
       if (ended.aborted) return false;
       this.#open = undefined;
       cursor.moveTo(open.to);
@@ -96,16 +99,17 @@ export class CatchUp {
   }
 
   /** Page by page, the next one on its way while the callbacks have this one. */
-  async #read(open: OpenRead, ended: AbortSignal): Promise<void> {
-    const { query, table, readTimeoutMs: timeoutMs } = this.#options;
-    const page = (place: ReadingPlace) => readPage(query, table, { from: open.from, to: open.to, place, timeoutMs });
+  async #read(open: OpenRead, server: Server, ended: AbortSignal): Promise<void> {
+    const reader = this.#reader(server);
+    const page = (place: ReadingPlace) => readPage(reader, { from: open.from, to: open.to, place });
     for (let coming: Promise<Page> | undefined = page(open.place); coming; ) {
       const { payloads, next }: Page = await coming;
       if (ended.aborted) return;
       coming = next && page(next);
       coming?.catch(() => {}); // thrown by the await above, when the callbacks are done with this page
       await this.#deliver(payloads, ended, {
-        isDuplicate: (xid, id) => open.delivered.has(xid, id),
+        server,
+        isDuplicate: (xid, id, payload) => open.delivered.has(xid, id, payload),
         // Pages are in order, so the place moves with each row.
         record: (xid, id) => {
           open.place = { part: open.place.part, xid: String(xid), id: String(id) };
@@ -119,7 +123,7 @@ export class CatchUp {
   async #deliver(
     payloads: readonly string[],
     ended: AbortSignal,
-    known: Pick<RowSource<string>, 'isDuplicate' | 'record'>,
+    known: Pick<RowSource<string>, 'server' | 'isDuplicate' | 'record'>,
   ): Promise<void> {
     let at = 0;
     const next = () => payloads[at++];
@@ -132,7 +136,7 @@ export class CatchUp {
   /** A standby may show rows of transactions above xmin. They were committed before the beginning, so they count as delivered. */
   async #beginOnStandby(now: Snapshot): Promise<Cursor> {
     const cursor = new Cursor(settledBelow(now));
-    for await (const payloads of this.#standbyPages(cursor.snapshot)) {
+    for await (const payloads of this.#standbyPages(cursor.snapshot, now.server)) {
       for (const payload of payloads) {
         const { xid, id } = JSON.parse(payload) as FeedRow;
         cursor.record(Number(xid), id);
@@ -143,15 +147,16 @@ export class CatchUp {
 
   /** Reads all from the oldest running transaction on again each time, and leaves out what was delivered of it before. */
   async #readStandby(cursor: Cursor, now: Snapshot, ended: AbortSignal): Promise<boolean> {
-    const delivered = cursor.delivered();
+    const delivered = cursor.delivered(this.#isSame);
     const open = this.#open;
     const settled = settledBelow(now);
     /** Rows delivered before that are not settled, and that this standby has. */
     let shown = 0;
-    for await (const payloads of this.#standbyPages(cursor.snapshot)) {
+    for await (const payloads of this.#standbyPages(cursor.snapshot, now.server)) {
       await this.#deliver(payloads, ended, {
-        isDuplicate(xid, id) {
-          const known = delivered.has(xid, id);
+        server: now.server,
+        isDuplicate(xid, id, payload) {
+          const known = delivered.has(xid, id, payload);
           if (known && !settled.covers(xid)) shown++;
           if (!known && open && wasRead(open, xid, id)) cursor.record(xid, id);
           else if (!known) return false;
@@ -171,13 +176,25 @@ export class CatchUp {
     return true;
   }
 
-  async *#standbyPages(from: Snapshot): AsyncGenerator<readonly string[]> {
-    const { query, table, readTimeoutMs: timeoutMs } = this.#options;
+  async *#standbyPages(from: Snapshot, server: Server): AsyncGenerator<readonly string[]> {
+    const reader = this.#reader(server);
     for (let place: ReadingPlace | undefined = BEGINNING; place; ) {
-      const page: Page = await readStandbyPage(query, table, { from, place, timeoutMs });
+      const page: Page = await readStandbyPage(reader, { from, place });
       yield page.payloads;
       place = page.next;
     }
+  }
+
+  /** A trigger may write a row's JSON otherwise than the page does: what counts is the row that the callbacks get. */
+  readonly #isSame: SameRow = (notified, read) => {
+    if (notified === read) return true;
+    const { parse } = this.#options.table;
+    return isDeepStrictEqual(parse(notified), parse(read));
+  };
+
+  #reader(server: Server): Reader {
+    const { query, table, readTimeoutMs: timeoutMs } = this.#options;
+    return { query, table, server, timeoutMs };
   }
 
   /** Makes sure that the cursor means something on the server that answers now; otherwise goes back to one that does. */

@@ -1,7 +1,7 @@
 /** Reads from the table what was committed between two snapshots: the queries of the catch-up. */
 import type { Query } from '@pg-signals/db';
-import { columnsSql, type TableColumns, tableSql } from './feedTable.ts';
-import type { Snapshot } from './snapshot.ts';
+import { columnsSql, type FeedRow, type TableColumns, tableSql } from './feedTable.ts';
+import { requireServer, type Server, type Snapshot, STARTED_AT } from './snapshot.ts';
 
 /** Rows read at a time, of 8,000 bytes each at most: 20 MB. */
 export const PAGE_ROWS = 2_500;
@@ -36,6 +36,14 @@ export interface Page {
 
 export const BEGINNING: ReadingPlace = { part: 'stragglers', xid: '0', id: BEFORE_ALL };
 
+/** Reads rows of one table on one server; throws, as `requireServer` does, where the answer comes from another one. */
+export interface Reader {
+  readonly query: Query;
+  readonly table: TableColumns;
+  readonly server: Server;
+  readonly timeoutMs: number;
+}
+
 /**
  * A page of the rows that `to` covers and `from` does not, in the order (xid, id) within each part, after `place`.
  *
@@ -43,16 +51,15 @@ export const BEGINNING: ReadingPlace = { part: 'stragglers', xid: '0', id: BEFOR
  * was taken. As one query with OR, or with a lower bound beside the row comparison, PostgreSQL walks the whole index.
  */
 export async function readPage(
-  query: Query,
-  table: TableColumns,
-  { from, to, place, timeoutMs }: { from: Snapshot; to: Snapshot; place: ReadingPlace; timeoutMs: number },
+  reader: Reader,
+  { from, to, place }: { from: Snapshot; to: Snapshot; place: ReadingPlace },
 ): Promise<Page> {
   const { part, xid, id } = place;
-  if (part === 'rest') return readOne(query, restSql(table), [to.text, xid, id, PAGE_ROWS], { part, timeoutMs });
+  if (part === 'rest') return readOne(reader, part, restSql(reader.table), [to.text, xid, id, PAGE_ROWS]);
   const rest: ReadingPlace = { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
   if (from.running.size === 0) return { payloads: [], next: rest };
   const values = [`{${[...from.running].join()}}`, to.text, xid, id, PAGE_ROWS];
-  const page = await readOne(query, stragglersSql(table), values, { part, timeoutMs });
+  const page = await readOne(reader, part, stragglersSql(reader.table), values);
   return { ...page, next: page.next ?? rest };
 }
 
@@ -62,35 +69,63 @@ export async function readPage(
  * before.
  */
 export async function readStandbyPage(
-  query: Query,
-  table: TableColumns,
-  { from, place, timeoutMs }: { from: Snapshot; place: ReadingPlace; timeoutMs: number },
+  reader: Reader,
+  { from, place }: { from: Snapshot; place: ReadingPlace },
 ): Promise<Page> {
   const { part, xid, id } = place === BEGINNING ? { ...place, xid: String(from.xmin) } : place;
-  return readOne(query, standbySql(table), [from.text, xid, id, PAGE_ROWS], { part, timeoutMs });
+  return readOne(reader, part, standbySql(reader.table), [from.text, xid, id, PAGE_ROWS]);
 }
 
 async function readOne(
-  query: Query,
+  { query, server, timeoutMs }: Reader,
+  part: ReadingPlace['part'],
   sql: string,
   values: unknown[],
-  { part, timeoutMs }: { part: ReadingPlace['part']; timeoutMs: number },
 ): Promise<Page> {
-  const [row] = await query<[text: string | null, xid: string | null, id: string | null]>(sql, values, timeoutMs);
-  const [text, xid, id] = row!;
+  type Row = [startedAt: string, text: string | null, xid: string | null, id: string | null];
+  const [row] = await query<Row>(sql, values, timeoutMs);
+  const [startedAt, text, xid, id] = row!;
+  requireServer(server, startedAt);
   const payloads = text === null ? [] : text.split(SEPARATOR);
   return { payloads, next: xid === null || id === null ? undefined : { part, xid, id } };
 }
 
-/** The rows with these ids, whole, as JSON. */
-export async function readRows(query: Query, table: TableColumns, ids: number[], timeoutMs: number): Promise<string[]> {
-  const rows = await query<[string]>(
-    `SELECT row_to_json(feed_row)::text
-     FROM (SELECT ${columnsSql(table)} FROM ${tableSql(table)} WHERE id = ANY ($1::bigint[]) AND ${PINNED}) AS feed_row`,
-    [ids],
+/** A row that was asked for by its id. Without `bytes` it is not there; without `payload` alone it is too large. */
+export interface WholeRow {
+  readonly bytes: number | undefined;
+  readonly payload: string | undefined;
+}
+
+/** These rows, whole, as JSON, in this order: as many as fit into `maxBytes` together. */
+export async function readRows(
+  { query, table, server, timeoutMs }: Reader,
+  rows: readonly FeedRow[],
+  maxBytes: number,
+): Promise<WholeRow[]> {
+  type Answer = [startedAt: string, bytes: number | null, payload: string | null];
+  const answers = await query<Answer>(
+    `SELECT
+       ${STARTED_AT},
+       octet_length(payload),
+       CASE WHEN sum(octet_length(payload)) OVER (ORDER BY place) <= $3::int THEN payload END
+     FROM unnest($1::bigint[], $2::xid8[]) WITH ORDINALITY AS wanted (id, xid, place)
+     LEFT JOIN LATERAL (
+       SELECT row_to_json(feed_row)::text AS payload
+       FROM (
+         SELECT ${columnsSql(table)}
+         FROM ${tableSql(table)} AS rows
+         WHERE rows.id = wanted.id AND rows.xid = wanted.xid AND ${PINNED}
+       ) AS feed_row
+       OFFSET 0 -- keeps the planner from writing each row's JSON three times
+     ) AS found ON true
+     ORDER BY place`,
+    [rows.map(({ id }) => id), rows.map(({ xid }) => xid), maxBytes],
     timeoutMs,
   );
-  return rows.map(([payload]) => payload);
+  return answers.map(([startedAt, bytes, payload]) => {
+    requireServer(server, startedAt);
+    return { bytes: bytes ?? undefined, payload: payload ?? undefined };
+  });
 }
 
 export const stragglersSql = (table: TableColumns) =>
@@ -124,6 +159,7 @@ const standbySql = (table: TableColumns) =>
 function pageSql(table: TableColumns, condition: string, limit: string): string {
   return `
   SELECT
+    ${STARTED_AT},
     string_agg(
       CASE
         WHEN octet_length(payload) < 8000 THEN payload

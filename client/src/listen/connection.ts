@@ -4,7 +4,7 @@ import { acquire, backoff, checkChannel, discard, discardIdle, type Query, query
 import pg, { type Notification, type Pool, type PoolClient } from 'pg';
 import type { Logger } from '../logger.ts';
 import { type Marker, ProofError, Prover } from './proof.ts';
-import { type Snapshot, takeDurableSnapshot } from './snapshot.ts';
+import { requireServer, type Snapshot, STARTED_AT, takeDurableSnapshot } from './snapshot.ts';
 
 /** Called with each payload notified on a channel. What it throws or rejects with is logged, nothing more. */
 export type PayloadHandler = (payload: string) => unknown;
@@ -41,8 +41,8 @@ export interface ConnectorOptions {
   pool: Pool;
   query: Query;
   logger: Logger;
-  /** Called with every new connection; what it returns is waited for before the next one. */
-  follow: (connection: Connection) => Promise<void>;
+  /** Called with every new connection, after the one before has ended. */
+  follow: (connection: Connection) => void;
   /** Called with each marker that comes back, at its place among the notifications. */
   onMarker: (marker: Marker) => void;
   observer: ConnectionObserver;
@@ -66,7 +66,7 @@ export class Connector {
   #received = 0;
   /** Ends the connection in use, with the reason. */
   #lose: ((reason: Error) => void) | undefined;
-  #polling: { ended: AbortController; following: Promise<void> } | undefined;
+  #polling: AbortController | undefined;
 
   constructor(options: ConnectorOptions) {
     this.#options = options;
@@ -118,7 +118,7 @@ export class Connector {
         }
       }
     }
-    await this.#stopPolling();
+    this.#polling?.abort();
   }
 
   /** One connection, from its opening to its end. Rejects when it is lost; resolves when `signal` aborts. */
@@ -136,23 +136,23 @@ export class Connector {
     const onEnd = () => lose(new Error('the connection ended'));
     client.on('error', lose).on('end', onEnd).on('notification', this.#receive);
     let opened = false;
-    let following: Promise<void> | undefined;
     const stop = () => (opened ? over.abort() : lose(new Error('stopping')));
     signal.addEventListener('abort', stop);
     if (signal.aborted) stop(); // while the connection was opened
     try {
-      const prover = await Promise.race([this.#open(client), lost.promise]);
+      const { prover, startedAt } = await Promise.race([this.#open(client), lost.promise]);
       opened = true;
       onOpened();
-      // Before the snapshot: what is notified while the table is polled is dropped.
-      await this.#stopPolling();
+      this.#polling?.abort();
+      this.#polling = undefined;
       const snapshot = await Promise.race([takeDurableSnapshot(query), lost.promise]);
+      requireServer(snapshot.server, startedAt);
       const prove = () =>
         prover.prove().catch((error: Error) => {
           lose(error);
           throw error;
         });
-      following = this.#options.follow({ mode: 'listening', snapshot, ended: over.signal, prove });
+      this.#options.follow({ mode: 'listening', snapshot, ended: over.signal, prove });
       logger.info('Starting listener', { channels: [...this.#handlers.keys()].join(',') });
       await Promise.race([this.#keepProving(prove, over.signal), lost.promise]);
       this.#client = undefined;
@@ -167,26 +167,33 @@ export class Connector {
       this.#client = this.#prover = this.#lose = undefined;
       signal.removeEventListener('abort', stop);
       over.abort();
-      await following;
     }
   }
 
   /** LISTEN on every channel and the first proof: LISTEN alone succeeds where nothing will ever come. */
-  async #open(client: PoolClient): Promise<Prover> {
+  async #open(client: PoolClient): Promise<{ prover: Prover; startedAt: string }> {
     const { query, onMarker, proofTimeoutMs: timeoutMs } = this.#options;
-    const [row] = await queryOn<[boolean, number]>(
+    const [row] = await queryOn<[boolean, number, string]>(
       client,
-      'SELECT pg_is_in_recovery(), pg_backend_pid()',
+      `SELECT pg_is_in_recovery(), pg_backend_pid(), ${STARTED_AT}`,
       [],
       timeoutMs,
     );
-    const [standby, backend] = row!;
+    const [standby, backend, startedAt] = row!;
     if (standby) {
       throw new NoListenError(
         'this server is a standby, which has no notifications: point DATABASE_URL at the primary',
       );
     }
-    const prover = new Prover({ query, timeoutMs, receivedSoFar: () => this.#received, onMarker });
+    const ping = () => client.query('SELECT');
+    // A pooler gives out process ids of its own, so the one of the handshake is not what pg_backend_pid() returns.
+    const isPooler = (client as PoolClient & { processID: number }).processID !== backend;
+    if (isPooler && (await this.#isShared(client, backend))) {
+      throw new NoListenError(
+        'a pooler in transaction mode stands before the server: point DATABASE_URL at the server itself, or set pool_mode=session',
+      );
+    }
+    const prover = new Prover({ query, timeoutMs, ping, receivedSoFar: () => this.#received, onMarker });
     this.#prover = prover;
     this.#client = client; // from here on a channel that is added is listened on by itself
     const channels = [prover.channel, ...this.#handlers.keys()];
@@ -194,18 +201,40 @@ export class Connector {
     await queryOn(client, listen, [], timeoutMs);
     try {
       await prover.prove();
-      return prover;
+      return { prover, startedAt };
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;
       // No marker, but does the connection answer? Then something between us and the server swallows notifications.
       await queryOn(client, 'UNLISTEN *', [], timeoutMs);
-      // A pooler gives out process ids of its own, so the one of the handshake is not what pg_backend_pid() returns.
-      const isPooler = (client as PoolClient & { processID: number }).processID !== backend;
       throw new NoListenError(
-        isPooler
-          ? 'a pooler in transaction mode stands before the server and swallows LISTEN: point DATABASE_URL at the server itself, or set pool_mode=session'
-          : 'LISTEN succeeds here but no notification comes through: point DATABASE_URL at the server itself',
+        'LISTEN succeeds here but no notification comes through: point DATABASE_URL at the server itself',
       );
+    }
+  }
+
+  /**
+   * True behind a pooler in transaction mode, which gives each transaction any server connection: two connections of ours are
+   * found on the same one, or one of ours on two. Looked for before LISTEN, which would stay behind on a server connection that
+   * others use, and let the server's queue of notifications fill up.
+   */
+  async #isShared(client: PoolClient, backend: number): Promise<boolean> {
+    const { pool, proofTimeoutMs: timeoutMs } = this.#options;
+    const backendOf = async (each: PoolClient) =>
+      (await queryOn<[number]>(each, 'SELECT pg_backend_pid()', [], timeoutMs))[0]![0];
+    const other = await acquire(pool, timeoutMs);
+    try {
+      let shared = false;
+      // More than once, since a pooler may hand its connections out in turns.
+      for (let round = 0; round < 3 && !shared; round++) {
+        await queryOn(other, 'BEGIN', [], timeoutMs);
+        shared = (await backendOf(other)) === backend || (await backendOf(client)) !== backend;
+        await queryOn(other, 'COMMIT', [], timeoutMs);
+      }
+      other.release();
+      return shared;
+    } catch (error) {
+      discard(other);
+      throw error;
     }
   }
 
@@ -220,14 +249,8 @@ export class Connector {
   #poll(signal: AbortSignal): void {
     const ended = new AbortController();
     signal.addEventListener('abort', () => ended.abort(), { once: true });
-    const following = this.#options.follow({ mode: 'polling', ended: ended.signal });
-    this.#polling = { ended, following };
-  }
-
-  async #stopPolling(): Promise<void> {
-    this.#polling?.ended.abort();
-    await this.#polling?.following;
-    this.#polling = undefined;
+    this.#polling = ended;
+    this.#options.follow({ mode: 'polling', ended: ended.signal });
   }
 
   #receive = ({ channel, payload = '' }: Notification): void => {

@@ -5,9 +5,12 @@ export class Cursor {
   #snapshot: Snapshot;
   /** Proved, but not yet known to be on disk, so not yet safe to resume from. */
   #pending: Snapshot | undefined;
-  /** The rows delivered that the snapshot does not cover: two arrays, not one of pairs, since each row adds to them. */
+  /** The rows delivered that the snapshot does not cover: three arrays, not one of objects, since each row adds to them. */
   readonly #xids: number[] = [];
   readonly #ids: number[] = [];
+  readonly #payloads: (string | undefined)[] = [];
+  /** So many of them, the first, were delivered before the last proof. */
+  #proved = 0;
 
   /** @param snapshot a durable one: from here on every commit counts. */
   constructor(snapshot: Snapshot) {
@@ -24,14 +27,18 @@ export class Cursor {
     return this.#ids.length;
   }
 
-  record(xid: number, id: number): void {
+  /** @param payload what was notified; undefined for a row that was read from the table. */
+  record(xid: number, id: number, payload?: string): void {
     this.#xids.push(xid);
     this.#ids.push(id);
+    this.#payloads.push(payload);
   }
 
   /** The rows delivered beyond the snapshot, as they are now. */
-  delivered(): DeliveredRows {
-    return new DeliveredRows(this.#xids, this.#ids);
+  delivered(isSame: SameRow): DeliveredRows {
+    const rows = new DeliveredRows(isSame);
+    for (const [at, xid] of this.#xids.entries()) rows.add(xid, this.#ids[at]!, this.#payloads[at]);
+    return rows;
   }
 
   /**
@@ -41,51 +48,74 @@ export class Cursor {
    * connection, and a crash would have ended that, so no crash lies between them. Only one snapshot waits, the oldest: under
    * a steady load the newest is never on disk yet, and replacing the one that waits would mean waiting forever. A proof that
    * was begun before the latest catch-up changes nothing.
+   *
+   * What was delivered before the last proof had committed before this one was begun, so this snapshot covers it. What it
+   * does not cover was forged, and is forgotten, since no proof would ever cover it.
    */
   prove(snapshot: Snapshot): void {
     if (snapshot.takenAt < this.#snapshot.receivedAt) return;
+    this.#keep((xid, at) => at >= this.#proved || snapshot.covers(xid));
     const durable = [snapshot, this.#pending].find((proved) => proved && proved.lsn <= snapshot.flushedLsn);
     if (durable) this.moveTo(durable);
     if (durable !== snapshot) this.#pending ??= snapshot;
+    this.#proved = this.size;
   }
 
   /** Everything that a durable snapshot covers was delivered. */
   moveTo(snapshot: Snapshot): void {
     this.#snapshot = snapshot;
     this.#pending = undefined;
-    const [xids, ids] = [this.#xids, this.#ids];
+    this.#proved = 0;
+    this.#keep((xid) => !snapshot.covers(xid));
+  }
+
+  #keep(isKept: (xid: number, at: number) => boolean): void {
+    const [xids, ids, payloads] = [this.#xids, this.#ids, this.#payloads];
     let kept = 0;
     for (let at = 0; at < ids.length; at++) {
-      if (snapshot.covers(xids[at]!)) continue;
+      if (!isKept(xids[at]!, at)) continue;
       xids[kept] = xids[at]!;
-      ids[kept++] = ids[at]!;
+      ids[kept] = ids[at]!;
+      payloads[kept++] = payloads[at];
     }
-    xids.length = ids.length = kept;
+    xids.length = ids.length = payloads.length = kept;
   }
 }
 
-/** A set of rows, each known by its transaction and its id: an id alone may be given out again. */
+/** True where two payloads are one row. */
+export type SameRow = (notified: string, read: string) => boolean;
+
+/**
+ * A set of rows, each known by its transaction, its id and what was notified: an id alone may be given out again, and anyone
+ * may notify a transaction and an id that are still to come.
+ */
 export class DeliveredRows {
-  readonly #ids = new Map<number, Set<number>>();
+  readonly #isSame: SameRow;
+  /** By transaction, then by id: more than one payload where one of them was forged. */
+  readonly #payloads = new Map<number, Map<number, (string | undefined)[]>>();
 
-  constructor(xids: readonly number[], ids: readonly number[]) {
-    for (const [at, xid] of xids.entries()) this.add(xid, ids[at]!);
+  constructor(isSame: SameRow) {
+    this.#isSame = isSame;
   }
 
-  add(xid: number, id: number): void {
-    const ofTransaction = this.#ids.get(xid);
-    if (ofTransaction) ofTransaction.add(id);
-    else this.#ids.set(xid, new Set([id]));
+  /** @param payload what was notified; undefined for a row that was read from the table. */
+  add(xid: number, id: number, payload?: string): void {
+    const ofTransaction = this.#payloads.get(xid) ?? new Map<number, (string | undefined)[]>();
+    const payloads = ofTransaction.get(id) ?? [];
+    payloads.push(payload);
+    this.#payloads.set(xid, ofTransaction.set(id, payloads));
   }
 
-  has(xid: number, id: number): boolean {
-    return this.#ids.get(xid)?.has(id) ?? false;
+  /** @param payload as the row was read from the table. */
+  has(xid: number, id: number, payload: string): boolean {
+    const payloads = this.#payloads.get(xid)?.get(id);
+    return payloads?.some((notified) => notified === undefined || this.#isSame(notified, payload)) ?? false;
   }
 
   /** How many rows a snapshot does not cover. */
   countBeyond(snapshot: Snapshot): number {
     let count = 0;
-    for (const [xid, ids] of this.#ids) if (!snapshot.covers(xid)) count += ids.size;
+    for (const [xid, ids] of this.#payloads) if (!snapshot.covers(xid)) count += ids.size;
     return count;
   }
 }

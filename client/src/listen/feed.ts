@@ -8,7 +8,7 @@ import type { Dispatcher } from './dispatcher.ts';
 import type { FeedRow } from './feedTable.ts';
 import { type PayloadObserver, Payloads, type PayloadsOptions } from './payloads.ts';
 import type { Marker } from './proof.ts';
-import { type Snapshot, takeDurableSnapshot } from './snapshot.ts';
+import { OtherServerError, requireServer, type Snapshot, takeDurableSnapshot } from './snapshot.ts';
 import { TimeSlice } from './timeSlice.ts';
 
 /** Where a row came from. */
@@ -34,10 +34,13 @@ export interface FeedOptions<Row extends FeedRow> extends PayloadsOptions<Row> {
   observer: FeedObserver;
   /** Notifications that wait at most. */
   bufferMax: number;
-  /** A proof is asked for after so many rows. */
+  /** A proof is asked for after so many rows, or `PROOF_CHARACTERS` of payloads. */
   proofEvery: number;
   pollMs: number;
 }
+
+/** Payloads are kept until a proof covers them: this bounds their memory, at 8,000 bytes each. */
+const PROOF_CHARACTERS = 8 * 2 ** 20;
 
 /**
  * - `catching up`: what is notified waits in the buffer, while the table is read up to a snapshot taken after LISTEN. Each
@@ -65,6 +68,7 @@ export class Feed<Row extends FeedRow> {
   /** The snapshot to catch up to before going live; undefined when a new one is to be taken. */
   #target: Snapshot | undefined;
   #provedAt: number | undefined;
+  #following: Promise<void> = Promise.resolve();
   #wake = () => {};
 
   constructor(options: FeedOptions<Row>) {
@@ -80,9 +84,10 @@ export class Feed<Row extends FeedRow> {
     return this.#provedAt === undefined ? undefined : performance.now() - this.#provedAt;
   }
 
-  /** Resolves when no callback is at work. */
-  idle(): Promise<void> {
-    return this.#options.dispatcher.idle();
+  /** Resolves when the last connection has ended and no callback is at work. */
+  async idle(): Promise<void> {
+    await this.#following;
+    await this.#options.dispatcher.idle();
   }
 
   /**
@@ -133,15 +138,27 @@ export class Feed<Row extends FeedRow> {
 
   // --- following a connection ------------------------------------------------------------------------------------------
 
-  /** Delivers rows until the connection ends. Never rejects: what fails is logged and tried again. */
-  async follow(connection: Connection): Promise<void> {
+  /**
+   * Delivers rows until the connection ends; what fails is logged and tried again. A callback that is still at work for the
+   * connection before holds up this feed and no other.
+   */
+  follow(connection: Connection): void {
     const { ended } = connection;
-    const wake = () => this.#wake();
-    ended.addEventListener('abort', wake);
-    if (connection.mode === 'listening') {
-      this.#catchUp.begin(connection.snapshot);
-      this.#target = connection.snapshot;
-    }
+    if (connection.mode === 'listening') this.#catchUp.begin(connection.snapshot);
+    ended.addEventListener(
+      'abort',
+      () => {
+        this.#setMode('catching up');
+        this.#wake();
+      },
+      { once: true },
+    );
+    this.#following = this.#following.then(() => this.#follow(connection));
+  }
+
+  async #follow(connection: Connection): Promise<void> {
+    const { ended } = connection;
+    this.#target = undefined;
     for (let failures = 0; !ended.aborted; ) {
       try {
         if (connection.mode === 'listening') await this.#listen(connection);
@@ -150,7 +167,7 @@ export class Feed<Row extends FeedRow> {
       } catch (error) {
         if (ended.aborted) break;
         this.#target = undefined; // what was taken out of the buffer and not delivered is in the table
-        failures++;
+        if (!(error instanceof OtherServerError) || failures === 0) failures++;
         const { logger, observer, table } = this.#options;
         observer.readFailed(error as Error);
         const fields = { reason: (error as Error).message, delay_ms: backoff(failures), attempt: failures + 1 };
@@ -158,8 +175,6 @@ export class Feed<Row extends FeedRow> {
         await sleep(fields.delay_ms, undefined, { signal: ended }).catch(() => {});
       }
     }
-    ended.removeEventListener('abort', wake);
-    this.#setMode('catching up');
   }
 
   /** Catches up and goes live, until the connection ends or the buffer overflows. */
@@ -167,11 +182,13 @@ export class Feed<Row extends FeedRow> {
     const { ended } = connection;
     if (this.#mode === 'overflowed' || !this.#target) {
       this.#setMode('catching up');
-      this.#target = await takeDurableSnapshot(this.#options.query);
+      const target = await takeDurableSnapshot(this.#options.query);
+      requireServer(connection.snapshot.server, target.server.startedAt);
+      this.#target = target;
     }
     const to = this.#target;
     const done = await this.#catchUp.readTo(to, ended);
-    if (!done || this.#mode === 'overflowed') return;
+    if (!done || ended.aborted || this.#mode === 'overflowed') return;
     this.#setMode('live');
     this.#provedAt = to.takenAt;
     if (this.#behind) this.#reportLevel();
@@ -209,14 +226,19 @@ export class Feed<Row extends FeedRow> {
   #notifications(readTo: Snapshot, connection: ListeningConnection): RowSource<string | Marker> {
     const { proofEvery } = this.#options;
     const cursor = this.#catchUp.cursor!;
+    let [rows, characters] = [0, 0];
     return {
       name: 'notify',
+      server: readTo.server,
       next: () => this.#buffer.shift(),
       waiting: () => this.#buffer.waiting(),
       isDuplicate: (xid) => readTo.covers(xid),
-      record(xid, id) {
-        cursor.record(xid, id);
-        if (cursor.size % proofEvery === 0) connection.prove().catch(() => {}); // a failed proof ends the connection
+      record(xid, id, payload) {
+        cursor.record(xid, id, payload);
+        characters += payload.length;
+        if (++rows < proofEvery && characters < PROOF_CHARACTERS) return;
+        rows = characters = 0;
+        connection.prove().catch(() => {}); // a failed proof ends the connection
       },
     };
   }
@@ -239,16 +261,16 @@ export class Feed<Row extends FeedRow> {
       let row = this.#payloads.parse(item);
       if (row === undefined) continue;
       const { xid } = this.#payloads;
-      if (source.isDuplicate(xid, row.id)) {
+      if (source.isDuplicate(xid, row.id, item)) {
         observer.duplicate();
         continue;
       }
       if ('truncated' in row) {
-        row = await this.#payloads.whole(row, source.waiting());
+        row = await this.#payloads.whole(row, source.waiting(), source.server);
         if (ended.aborted) break; // the next connection reads it
         if (row === undefined) continue;
       }
-      source.record(xid, row.id);
+      source.record(xid, row.id, item);
       const busy = dispatcher.deliver(row as Row);
       rows++;
       if (busy) await busy;

@@ -34,6 +34,8 @@ export interface ListenerOptions {
   proofEvery?: number;
   /** Longest wait for a proof, a connection or the answer to a small query, in ms (5,000). */
   proofTimeoutMs?: number;
+  /** Size of the largest row that is delivered, as JSON, in bytes (16 MiB); a larger one is skipped with a line in the log. */
+  maxRowBytes?: number;
   /** Time between two reads of the table where LISTEN is unavailable, in ms (1,000). */
   pollMs?: number;
   /** Time between two attempts to LISTEN where it is unavailable, in ms (30,000). */
@@ -46,6 +48,7 @@ const DEFAULTS = {
   proofIntervalMs: 5_000,
   proofEvery: 10_000,
   proofTimeoutMs: 5_000,
+  maxRowBytes: 16 * 2 ** 20,
   pollMs: 1_000,
   retryMs: 30_000,
 };
@@ -60,6 +63,7 @@ const UNOBSERVED: ListenerObserver = {
   duplicate() {},
   invalidPayload() {},
   rowMissing() {},
+  rowTooLarge() {},
   behind() {},
   serverChanged() {},
   latency() {},
@@ -103,16 +107,11 @@ export class Listener {
         throw new RangeError(`${name}: expected a whole number of at least 1, got ${value}`);
       }
     }
-    const { logger, proofIntervalMs, proofTimeoutMs, retryMs } = this.#options;
-    this.#query = createQuery(pool, proofTimeoutMs);
+    this.#query = createQuery(pool, this.#options.proofTimeoutMs);
     this.#connector = new Connector({
+      ...this.#options,
       pool,
       query: this.#query,
-      logger,
-      proofIntervalMs,
-      proofTimeoutMs,
-      retryMs,
-      observer,
       onMarker: (marker) => {
         for (const feed of this.#feeds) feed.mark(marker);
       },
@@ -129,16 +128,15 @@ export class Listener {
    */
   addFeed<Row extends FeedRow>(table: FeedTable<Row>, ...callbacks: Callback<Row>[]): this {
     if (this.#started) throw new Error('Add a feed before the listener starts');
-    const { logger, concurrency, observer, bufferMax, proofEvery, pollMs, proofTimeoutMs } = this.#options;
-    const dispatcher = new Dispatcher<Row>(callbacks, {
-      concurrency,
-      logger,
-      onFailure: () => observer.callbackFailed(),
+    const { concurrency, logger, observer, proofTimeoutMs } = this.#options;
+    const onFailure = () => observer.callbackFailed();
+    const feed = new Feed<Row>({
+      ...this.#options,
+      table,
+      query: this.#query,
+      dispatcher: new Dispatcher<Row>(callbacks, { concurrency, logger, onFailure }),
+      readTimeoutMs: proofTimeoutMs * READ_TIMEOUT_FACTOR,
     });
-    const readTimeoutMs = proofTimeoutMs * READ_TIMEOUT_FACTOR;
-    const query = this.#query;
-    const options = { table, query, dispatcher, logger, observer, bufferMax, proofEvery, pollMs, readTimeoutMs };
-    const feed = new Feed<Row>(options);
     this.#feeds.push(feed);
     this.#connector.addHandler(table.channel, feed.receive);
     return this;
@@ -183,11 +181,11 @@ export class Listener {
     await Promise.all(this.#feeds.map((feed) => feed.idle()));
   }
 
-  async #follow(connection: Connection): Promise<void> {
+  #follow(connection: Connection): void {
     const { observer } = this.#options;
     const tell = (now: boolean) => observer[connection.mode](now); // `listening` or `polling`
     tell(true);
     connection.ended.addEventListener('abort', () => tell(false), { once: true });
-    await Promise.all(this.#feeds.map((feed) => feed.follow(connection)));
+    for (const feed of this.#feeds) feed.follow(connection);
   }
 }

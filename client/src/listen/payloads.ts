@@ -3,8 +3,9 @@ import type { Query } from '@pg-signals/db';
 import type { Logger } from '../logger.ts';
 import { readRows } from './committedRows.ts';
 import type { FeedRow, FeedTable, TruncatedRow } from './feedTable.ts';
+import type { Server } from './snapshot.ts';
 
-/** Truncated rows read at a time: each has 8,000 bytes or more, perhaps a megabyte, and memory is bounded. */
+/** Truncated rows read at a time, at most. */
 const ROWS = 16;
 /** Longer than any payload of a truncated row. */
 const TRUNCATED_LENGTH = 80;
@@ -14,6 +15,8 @@ export interface PayloadObserver {
   invalidPayload(): void;
   /** A row was deleted before it could be read. */
   rowMissing(): void;
+  /** A row was larger than `maxRowBytes`. */
+  rowTooLarge(): void;
 }
 
 export interface PayloadsOptions<Row extends FeedRow> {
@@ -22,6 +25,8 @@ export interface PayloadsOptions<Row extends FeedRow> {
   logger: Logger;
   observer: PayloadObserver;
   readTimeoutMs: number;
+  /** Size of the largest row that is read, as JSON, and of those that are read together. */
+  maxRowBytes: number;
 }
 
 export class Payloads<Row extends FeedRow> {
@@ -29,8 +34,8 @@ export class Payloads<Row extends FeedRow> {
   /** The transaction of the row parsed last, as text and as number: the rows of one come one after another. */
   #xidText = '0';
   #xid = 0;
-  /** Truncated rows that were read together with one before them, by id. */
-  #whole = new Map<number, Row>();
+  /** What was read together with a truncated row before it, by transaction and id. */
+  readonly #ahead = new Map<string, string>();
 
   constructor(options: PayloadsOptions<Row>) {
     this.#options = options;
@@ -58,48 +63,62 @@ export class Payloads<Row extends FeedRow> {
   }
 
   #readXid(text: string): void {
-    const xid = Number(text);
-    if (!Number.isSafeInteger(xid)) throw new Error('expected "xid" to be a transaction number');
+    if (!isXid(text)) throw new Error('expected "xid" to be a transaction number');
     this.#xidText = text;
-    this.#xid = xid;
+    this.#xid = Number(text);
   }
 
   /**
-   * The row with its content; undefined where it is no longer in the table, which is logged. Those that come after it in
-   * `waiting` are read with it, so that a run of large rows costs one query for every sixteen.
+   * The row with its content, read on the server that has it. Those that come after it in `waiting` are read with it, so
+   * that a run of large rows costs one query for every sixteen.
+   *
+   * Undefined, and logged, where the row is no longer in the table, is too large or can't be parsed.
    */
-  async whole({ id, xid }: TruncatedRow, waiting: Iterable<unknown>): Promise<Row | undefined> {
-    const { table, query, logger, observer, readTimeoutMs } = this.#options;
-    if (this.#whole.get(id)?.xid !== xid) {
-      const ids = [id];
-      for (const payload of waiting) {
-        if (ids.length >= ROWS) break;
-        const next = this.#truncatedId(payload);
-        if (next !== undefined && next !== id) ids.push(next);
-      }
-      this.#whole.clear();
-      for (const payload of await readRows(query, table, ids, readTimeoutMs)) {
-        const row = this.parse(payload);
-        if (row) this.#whole.set(row.id, row as Row);
-      }
-    }
-    const row = this.#whole.get(id);
-    this.#whole.delete(id);
-    if (row?.xid !== xid) {
-      observer.rowMissing();
-      logger.warn('A row was deleted before it could be read, skipping it', { table: table.table, id });
-      return undefined;
-    }
-    return row;
+  async whole(row: TruncatedRow, waiting: Iterable<unknown>, server: Server): Promise<Row | undefined> {
+    if (!this.#ahead.has(keyOf(row))) await this.#read([row, ...this.#truncatedRows(waiting)], server);
+    const payload = this.#ahead.get(keyOf(row));
+    this.#ahead.delete(keyOf(row));
+    return payload === undefined ? undefined : (this.parse(payload) as Row | undefined);
   }
 
-  #truncatedId(payload: unknown): number | undefined {
-    if (typeof payload !== 'string' || payload.length > TRUNCATED_LENGTH) return undefined;
-    try {
-      const row = this.#options.table.parse(payload);
-      return 'truncated' in row ? row.id : undefined;
-    } catch {
-      return undefined; // logged when its turn comes
+  async #read(rows: TruncatedRow[], server: Server): Promise<void> {
+    const { query, table, logger, observer, readTimeoutMs: timeoutMs, maxRowBytes } = this.#options;
+    this.#ahead.clear();
+    const whole = await readRows({ query, table, server, timeoutMs }, rows, maxRowBytes);
+    for (const [at, { payload }] of whole.entries())
+      if (payload !== undefined) this.#ahead.set(keyOf(rows[at]!), payload);
+    const { bytes, payload } = whole[0]!;
+    if (payload !== undefined) return;
+    const fields = { table: table.table, id: rows[0]!.id };
+    if (bytes === undefined) {
+      observer.rowMissing();
+      logger.warn('A row was deleted before it could be read, skipping it', fields);
+    } else {
+      observer.rowTooLarge();
+      logger.warn('A row is too large, skipping it', { ...fields, bytes, max_bytes: maxRowBytes });
+    }
+  }
+
+  /** As many as are read at a time, with the one that they come after. */
+  *#truncatedRows(waiting: Iterable<unknown>): Generator<TruncatedRow> {
+    let count = 1;
+    for (const payload of waiting) {
+      if (count === ROWS) return;
+      if (typeof payload !== 'string' || payload.length > TRUNCATED_LENGTH) continue;
+      let row: Row | TruncatedRow;
+      try {
+        row = this.#options.table.parse(payload);
+      } catch {
+        continue; // logged when its turn comes
+      }
+      if (!('truncated' in row && isXid(row.xid))) continue;
+      count++;
+      yield row;
     }
   }
 }
+
+/** Up to 15 digits are exact as a number: three years of 10 million transactions a second. */
+const isXid = (text: string) => /^\d{1,15}$/.test(text);
+
+const keyOf = ({ id, xid }: TruncatedRow) => `${xid}:${id}`;

@@ -7,9 +7,31 @@ export interface Server {
   readonly systemIdentifier: string;
   /** Grows by one with each promotion of a standby. */
   readonly timeline: number;
-  /** When the server was started: stays the same when a standby is promoted without a restart. */
+  /**
+   * When the server was started, in microseconds since 1970: no two servers have it in common, and it stays the same when a
+   * standby is promoted without a restart.
+   */
   readonly startedAt: string;
   readonly standby: boolean;
+}
+
+/** A server's `startedAt`, as a column: whatever is read together with it was read on that server. */
+export const STARTED_AT = `(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text`;
+
+/** Something was read on another server than it has to be. It does not mean that either of them is in trouble. */
+export class OtherServerError extends Error {
+  override name = 'OtherServerError';
+}
+
+/**
+ * An address, or the pooler behind it, may lead each connection to another server.
+ *
+ * @param startedAt what `STARTED_AT` was where something was read.
+ * @throws {OtherServerError} where that is not this server.
+ */
+export function requireServer(server: Server, startedAt: string): void {
+  if (startedAt === server.startedAt) return;
+  throw new OtherServerError('the connections of the pool lead to different servers, or the server was restarted');
 }
 
 export interface SnapshotFields {
@@ -76,7 +98,7 @@ const COLUMNS = `
     THEN greatest((pg_control_checkpoint()).timeline_id, (pg_control_recovery()).min_recovery_end_timeline)
     ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
   END,
-  pg_postmaster_start_time()::text,
+  ${STARTED_AT},
   pg_is_in_recovery(),
   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn,
   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn`;

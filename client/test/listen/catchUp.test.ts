@@ -26,6 +26,22 @@ test('what is committed while the connection is down is delivered once it is up 
   );
 });
 
+test('a row over the limit costs a line with its id, and no more than itself', async () => {
+  const listener = await listening({ maxRowBytes: 100_000 });
+  const insert = async (kilobytes: number) =>
+    (await listeners.writer.insert(1, JSON.stringify({ text: 'x'.repeat(kilobytes * 1_000) })))[0]!;
+  const live = [await insert(60), await insert(200), await insert(60)];
+  await listener.received(2);
+  await listeners.writer.killBackends();
+  const missed = [await insert(60), await insert(60), await insert(200), await insert(60)];
+  await listener.received(5);
+  expect(listener.ids).toEqual([...live, ...missed].filter((id) => id !== live[1] && id !== missed[2]));
+  for (const id of [live[1], missed[2]]) {
+    expect(listener.log).toContain(`WARN A row is too large, skipping it table=signals id=${id} bytes=200`);
+  }
+  expect(listener.counts.rowTooLarge).toBeGreaterThanOrEqual(2);
+});
+
 test('a transaction with a low id that commits after later ones is delivered, whenever it commits', async () => {
   const listener = await listening();
   const [early, during, late, never] = await Promise.all([another(), another(), another(), another()]);
@@ -182,7 +198,10 @@ test('between two snapshots lie exactly the rows that the later sees and the ear
   const read = async (from: Snapshot, to: Snapshot) => {
     const ids: number[] = [];
     for (let place: ReadingPlace | undefined = BEGINNING; place; ) {
-      const page = await readPage(query, signalsTable, { from, to, place, timeoutMs: 5_000 });
+      const page = await readPage(
+        { query, table: signalsTable, server: to.server, timeoutMs: 5_000 },
+        { from, to, place },
+      );
       ids.push(...page.payloads.map((payload) => JSON.parse(payload).id));
       place = page.next;
     }

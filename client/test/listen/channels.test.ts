@@ -88,7 +88,7 @@ const audit: FeedTable<AuditEvent> = {
   parse: (payload) => JSON.parse(payload),
 };
 
-test('a feed serves any table that is written like signals, with the same guarantee', async () => {
+async function createAudit(): Promise<void> {
   await listeners.writer.client.query(`
     CREATE SCHEMA audit;
     CREATE TABLE audit.events (
@@ -97,6 +97,13 @@ test('a feed serves any table that is written like signals, with the same guaran
     CREATE FUNCTION audit.tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       PERFORM pg_notify('audit', json_build_object('id', NEW.id, 'xid', NEW.xid, 'what', NEW.what)::text); RETURN NULL; END $$;
     CREATE TRIGGER tell AFTER INSERT ON audit.events FOR EACH ROW EXECUTE FUNCTION audit.tell()`);
+}
+
+const addEvents = (what: string) =>
+  listeners.writer.client.query('INSERT INTO audit.events (what) VALUES ($1)', [what]);
+
+test('a feed serves any table that is written like signals, with the same guarantee', async () => {
+  await createAudit();
   const events: AuditEvent[] = [];
   const condition = new Condition();
   const listener = await listening({
@@ -120,6 +127,44 @@ test('a feed serves any table that is written like signals, with the same guaran
     { id: 2, xid: expect.any(String), what: 'step 1' },
     { id: 3, xid: expect.any(String), what: 'step 2' },
   ]);
+  expect(listener.ids).toEqual(ids);
+});
+
+test('after a lost connection, a callback that is still at work holds up its own feed and no other', async () => {
+  await createAudit();
+  const events: string[] = [];
+  const condition = new Condition();
+  const work = Promise.withResolvers<void>();
+  const { payloads, handler, has } = recorder();
+  const listener = await listening({
+    callback: () => work.promise,
+    prepare: (each) =>
+      each.addListener('weather', handler).addFeed(audit, ({ what }) => {
+        events.push(what);
+        condition.changed();
+      }),
+  });
+  await listener.until(() => listener.listener.proofAgeMs !== undefined);
+  const ids = await listeners.writer.insert(2);
+  await listener.received(1);
+  await listeners.writer.killBackends();
+  await listener.listening(2);
+  // Missed, and notified.
+  await addEvents('first');
+  await notify(listeners.writer.client, 'weather', 'rain');
+  await Promise.all([condition.until(() => events.length === 1), has('rain')]);
+  expect([events, payloads, listener.ids]).toEqual([['first'], ['rain'], ids.slice(0, 1)]);
+  // The feed that is held up has received nothing since before this moment, and says so.
+  const held = performance.now();
+  await listeners.writer.killBackends();
+  ids.push(...(await listeners.writer.insert(3)));
+  await addEvents('second');
+  await listener.listening(3);
+  await condition.until(() => events.length === 2);
+  expect(listener.listener.proofAgeMs).toBeGreaterThanOrEqual(performance.now() - held);
+  work.resolve();
+  ids.push(...(await listeners.writer.insert(3)));
+  await listener.received(ids.length);
   expect(listener.ids).toEqual(ids);
 });
 

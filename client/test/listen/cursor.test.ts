@@ -4,6 +4,8 @@ import { Snapshot } from '../../src/listen/snapshot.ts';
 
 const server = { systemIdentifier: '1', timeline: 1, startedAt: 'then', standby: false };
 
+const isSame = (a: string, b: string) => a === b;
+
 /** Taken at a moment: transactions below `xmax` are over, but for those that run; the WAL ends at the moment, too. */
 const at = (moment: number, xmax: number, { running = '', flushed = moment } = {}) =>
   new Snapshot({
@@ -23,20 +25,20 @@ test('a proved snapshot that is on disk forgets exactly the rows that it covers'
     [11, 3],
     [12, 4],
   ] as const;
-  for (const [xid, id] of rows) cursor.record(xid, id);
+  for (const [xid, id] of rows) cursor.record(xid, id, `${id}`);
   const proof = at(5, 12, { running: '11' });
   cursor.prove(proof);
   expect(cursor.snapshot).toBe(proof);
-  const delivered = cursor.delivered();
-  expect(rows.map(([xid, id]) => delivered.has(xid, id))).toEqual([false, true, true, true]);
+  const delivered = cursor.delivered(isSame);
+  expect(rows.map(([xid, id]) => delivered.has(xid, id, `${id}`))).toEqual([false, true, true, true]);
   expect(cursor.size).toBe(3);
 });
 
 test('a row is known by its transaction and its id: an id that is given out again is another row', () => {
   const cursor = new Cursor(at(1, 10));
-  cursor.record(10, 1);
-  expect(cursor.delivered().has(10, 1)).toBe(true);
-  expect(cursor.delivered().has(11, 1)).toBe(false);
+  cursor.record(10, 1, '1');
+  expect(cursor.delivered(isSame).has(10, 1, '1')).toBe(true);
+  expect(cursor.delivered(isSame).has(11, 1, '1')).toBe(false);
 });
 
 test('a snapshot that is not on disk yet counts when a later proof says that it is, and later ones do not push it out', () => {
@@ -47,9 +49,9 @@ test('a snapshot that is not on disk yet counts when a later proof says that it 
     at(12, 13, { flushed: 6 }),
   ];
   const cursor = new Cursor(start);
-  cursor.record(10, 1);
+  cursor.record(10, 1, '1');
   cursor.prove(first);
-  cursor.record(11, 2);
+  cursor.record(11, 2, '2');
   cursor.prove(second);
   expect([cursor.snapshot, cursor.size]).toEqual([start, 2]);
   cursor.prove(third);

@@ -97,7 +97,7 @@ describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
     const listener = start(await startBouncer('transaction'));
     await listener.happened('polling');
     expect(listener.log).toContain(
-      'WARN No notifications here, reading the table instead reason=a pooler in transaction mode stands before the server and swallows LISTEN: point DATABASE_URL at the server itself, or set pool_mode=session',
+      'WARN No notifications here, reading the table instead reason=a pooler in transaction mode stands before the server: point DATABASE_URL at the server itself, or set pool_mode=session',
     );
     await listener.happened('reads');
     for (let batch = 0; batch < 5; batch++) await listeners.writer.insert(100);
@@ -145,11 +145,11 @@ describe('on a standby', () => {
   }
 
   /** Resolves when the standby has replayed all that the primary has committed. */
-  async function caughtUp(): Promise<void> {
+  async function caughtUp(which = standby): Promise<void> {
     const { rows } = await listeners.writer.client.query<{ lsn: string }>(
       'SELECT pg_current_wal_flush_lsn()::text AS lsn',
     );
-    const other = await Writer.connect(standby.url);
+    const other = await Writer.connect(which.url);
     for (;;) {
       const { rows: replayed } = await other.client.query('SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn AS done', [
         rows[0]!.lsn,
@@ -260,7 +260,7 @@ describe('on a standby', () => {
     await listeners.writer.insert(100);
     await listener.received(100);
     // Without a proof begun after the last signal the consumer can't know that the standby has that signal too.
-    await listener.happened('latency', listener.counts.latency + 3);
+    await listener.happened('latency', (listener.counts.latency ?? 0) + 3);
     await caughtUp();
     switchTo(standby.port);
     const promoted = await promote();
@@ -270,6 +270,78 @@ describe('on a standby', () => {
     expect(listener.ids.slice(100)).toEqual(more);
     expect(listener.counts.serverChanged).toBeUndefined();
     await promoted.end();
+    await listeners.stop();
+    close();
+  });
+
+  test('an address that leads to one standby or the other, at random, delivers every row once', async () => {
+    const { proxy, url, close } = await startSwitch();
+    proxy.target = standby.port;
+    const lagging = await startStandby();
+    const paused = await Writer.connect(lagging.url);
+    await listeners.writer.insert(1);
+    await caughtUp(lagging);
+    await paused.client.query('SELECT pg_wal_replay_pause()');
+    let random = 1;
+    proxy.choose = () => {
+      random = (random * 48_271) % 2_147_483_647; // minimal standard generator of Park and Miller
+      return random % 2 ? standby.port : lagging.port;
+    };
+    const listener = listeners.start({ url, maxUses: 1 });
+    await listener.happened('reads');
+    const ids: number[] = [];
+    for (let batch = 0; batch < 5; batch++) {
+      ids.push(...(await listeners.writer.insert(50)));
+      await listener.received(ids.length);
+    }
+    await paused.client.query('SELECT pg_wal_replay_resume()');
+    ids.push(...(await listeners.writer.insert(1)));
+    await listener.received(ids.length);
+    expect(listener.ids).toEqual(ids);
+    await paused.end();
+    await listeners.stop();
+    await lagging.stop();
+    close();
+  });
+
+  test('a large row is read where it was notified, not on a standby that may lack it', async () => {
+    const { proxy, url, close } = await startSwitch();
+    const lagging = await Writer.connect(standby.url);
+    await caughtUp();
+    await lagging.client.query('SELECT pg_wal_replay_pause()');
+    const listener = listeners.start({ url, maxUses: 1, proofIntervalMs: 60_000 });
+    await listener.listening();
+    await listener.happened('reads');
+    proxy.target = standby.port;
+    const ids = await listeners.writer.insert(3, JSON.stringify({ text: 'x'.repeat(10_000) }));
+    await listener.happened('readFailed');
+    proxy.target = primary.port;
+    await listener.received(3);
+    expect([listener.ids, listener.counts.rowMissing]).toEqual([ids, undefined]);
+    await lagging.client.query('SELECT pg_wal_replay_resume()');
+    await lagging.end();
+    await listeners.stop();
+    close();
+  });
+
+  test('a connection to the old server is replaced, though rows of that server still come on it', async () => {
+    const isolated = await isolate();
+    await isolated.client.query('SELECT pg_promote()');
+    const { proxy, url, close } = await startSwitch();
+    const listener = listeners.start({ url, maxUses: 1 });
+    await listener.listening();
+    let over = false;
+    const writing = (async () => {
+      while (!over) await listeners.writer.insert(1);
+    })();
+    proxy.target = standby.port;
+    await listener.listening(2);
+    over = true;
+    await writing;
+    const [id] = await isolated.insert(1);
+    await listener.until(() => listener.ids.includes(id!));
+    expect(listener.retries[0]!.reason).toBe('the connection answers, but no marker came back on it');
+    await isolated.end();
     await listeners.stop();
     close();
   });
@@ -364,6 +436,7 @@ async function startSwitch() {
   const url = new URL(primary.url);
   url.port = String(proxy.port);
   return {
+    proxy,
     url: url.href,
     switchTo(port: number) {
       proxy.target = port;
