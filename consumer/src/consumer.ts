@@ -42,6 +42,7 @@ export async function startConsumer(
       logger,
       observer: createListenerMetrics(metrics, () => listener.proofAgeMs),
       bufferMax: settings.LISTEN_BUFFER_MAX,
+      maxRowBytes: settings.LISTEN_MAX_ROW_BYTES,
       proofIntervalMs: settings.LISTEN_PROOF_INTERVAL_MS,
       proofEvery: settings.LISTEN_PROOF_EVERY,
       proofTimeoutMs: settings.LISTEN_PROOF_TIMEOUT_MS,

@@ -21,7 +21,13 @@ export function createListenerMetrics(
   });
   const invalid = new Counter({
     name: 'signals_invalid_payloads_total',
-    help: 'Notifications on the channel that were no signal.',
+    help: 'Notifications and rows that could not be read as a signal, and were skipped.',
+    registers,
+  });
+  const skipped = new Counter({
+    name: 'signals_skipped_total',
+    help: 'Signals that were not delivered: deleted before they were read, or larger than LISTEN_MAX_ROW_BYTES.',
+    labelNames: ['reason'],
     registers,
   });
   const callbackFailures = new Counter({
@@ -61,6 +67,8 @@ export function createListenerMetrics(
     delivered: (source, rows) => received.inc({ source }, rows),
     duplicate: () => duplicates.inc(),
     invalidPayload: () => invalid.inc(),
+    rowMissing: () => skipped.inc({ reason: 'deleted' }),
+    rowTooLarge: () => skipped.inc({ reason: 'too-large' }),
     callbackFailed: () => callbackFailures.inc(),
     latency: (ms) => delivery.observe(ms / 1000),
   };

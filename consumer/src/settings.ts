@@ -20,6 +20,8 @@ const schema = databaseSettings({
   LISTEN_RETRY_MS: milliseconds(30_000),
   /** Notifications that wait at most; past that the table is read instead. */
   LISTEN_BUFFER_MAX: wholeNumber(10_000),
+  /** Size of the largest signal that is delivered, as JSON; a larger one is skipped with a line in the log. */
+  LISTEN_MAX_ROW_BYTES: wholeNumber(16 * 2 ** 20),
 });
 
 export type ConsumerSettings = z.infer<typeof schema>;
