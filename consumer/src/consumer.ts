@@ -16,7 +16,7 @@ const ABOUT = `A consumer of pg-signals. Its log has a line for each signal; POS
 /**
  * Starts a consumer that logs every signal and delivers it to `callbacks`. The database may come later.
  *
- * @throws {PortTakenError} when `PORT` is in use.
+ * @throws {PortTakenError} when `PORT`, or `HEALTH_PORT` in its place, is in use.
  * @throws {NoSuchHostError} when this machine has no address `HOST`.
  */
 export async function startConsumer(
@@ -60,7 +60,10 @@ export async function startConsumer(
     requireFresh(listener.proofAgeMs, PROOFS * settings.LISTEN_PROOF_INTERVAL_MS);
   };
   const app = createApp({ about: ABOUT, logger, metrics, ready });
-  const server = await listen(app, settings.PORT, { host: settings.HOST }).catch(async (error) => {
+  // Nothing else is served yet, so there is one port.
+  const { HOST: host, PORT, HEALTH_PORT } = settings;
+  const variable = HEALTH_PORT === undefined ? 'PORT' : 'HEALTH_PORT';
+  const server = await listen(app, HEALTH_PORT ?? PORT, { host, variable }).catch(async (error) => {
     await pool.end();
     throw error;
   });

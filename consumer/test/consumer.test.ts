@@ -2,6 +2,7 @@
 
 import { rightsOf } from '@pg-signals/db';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
+import { freePort } from '@pg-signals/local/free-port';
 import { asRole, createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
 import pg from 'pg';
@@ -152,5 +153,17 @@ test('it is not ready when the proof is older than three intervals, and ready ag
 test('a port that is taken is said, and nothing stays open', async () => {
   const { port } = new URL(consumer.url);
   const settings = readConsumerSettings({ DATABASE_URL: database.url, PORT: port });
-  await expect(startConsumer(settings, createLogger({ write() {} }))).rejects.toThrow(`Port ${port} is taken`);
+  const logger = createLogger({ write() {} });
+  await expect(startConsumer(settings, logger)).rejects.toThrow(`Port ${port} is taken`);
+  const health = readConsumerSettings({ DATABASE_URL: database.url, PORT: port, HEALTH_PORT: port });
+  await expect(startConsumer(health, logger)).rejects.toThrow(/set HEALTH_PORT/);
+});
+
+test('with HEALTH_PORT it answers there', async () => {
+  const HEALTH_PORT = String(await freePort());
+  const { port } = new URL(consumer.url);
+  const settings = readConsumerSettings({ DATABASE_URL: database.url, PORT: port, HEALTH_PORT });
+  const other = await startConsumer(settings, createLogger({ write() {} }));
+  expect((await fetch(`http://127.0.0.1:${HEALTH_PORT}/healthz`)).status).toBe(200);
+  await other.stop();
 });

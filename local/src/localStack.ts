@@ -67,7 +67,8 @@ export class LocalStack {
           // Chosen here and not read from the log, whose level may leave that line out.
           port: index === 0 ? port : ports[index - 1]!,
           host: settings.host,
-          environment: { ...process.env, DATABASE_URL: url },
+          // All on one host: each has health and metrics on the port that is chosen for it.
+          environment: { ...process.env, DATABASE_URL: url, HEALTH_PORT: '' },
           prefix: colour(index, `${name.padEnd(width)} | `),
           write,
         }),

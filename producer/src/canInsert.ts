@@ -1,5 +1,5 @@
 /** The producer's readiness: can it insert signals now? */
-import { createQuery, requireRights } from '@pg-signals/db';
+import { createQuery, NoAnswerError, NotConnectedError, type Query, requireRights } from '@pg-signals/db';
 import type { Pool } from 'pg';
 
 const STATE = `
@@ -18,13 +18,12 @@ const FULL = 0.999;
 
 /**
  * @param timeoutMs to get a connection, and as long again for an answer.
- * @throws {Error} whose message says what keeps signals from being inserted.
+ * @throws {Error} whose message says what keeps signals from being inserted; it names no host and no user.
  */
 export async function canInsert(pool: Pool, timeoutMs: number): Promise<void> {
-  const query = createQuery(pool, timeoutMs);
-  const [row] = await query<[boolean, boolean, number]>(STATE).catch((cause: Error) => {
-    throw new Error(`The database does not answer: ${cause.message}`, { cause });
-  });
+  const ask = createQuery(pool, timeoutMs);
+  const query: Query = (...question) => ask<never>(...question).catch(withholdAddress);
+  const [row] = await query<[boolean, boolean, number]>(STATE);
   const [standby, readOnly, queueUsage] = row!;
   if (standby) throw new Error('The database is a standby, which takes no writes: connect to its primary.');
   if (readOnly) throw new Error('The database takes no writes from this user: default_transaction_read_only is on.');
@@ -36,4 +35,10 @@ export async function canInsert(pool: Pool, timeoutMs: number): Promise<void> {
   if (ids![0]) {
     throw new Error('The sequence of signals.id gives no free id: setval it to the highest id in the table.');
   }
+}
+
+/** What the network or the server said of a connection names its address or user, which is not for everyone. */
+function withholdAddress(cause: unknown): never {
+  if (!(cause instanceof NotConnectedError || cause instanceof NoAnswerError)) throw cause;
+  throw new Error('The database does not answer: the log says why.', { cause });
 }

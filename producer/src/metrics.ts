@@ -10,7 +10,14 @@ export interface IngestMetrics extends Pick<PublisherObserver, 'committed' | 'in
 const SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10];
 
 /** Why a whole request was rejected. What a publisher rejects has its own reasons, and its own statuses. */
-const REJECTED: Record<number, string> = { 400: 'malformed', 408: 'slow', 413: 'too-large', 415: 'wrong-type' };
+const REJECTED: Record<number, string> = {
+  400: 'malformed',
+  401: 'unauthorized',
+  403: 'other-site',
+  408: 'slow',
+  413: 'too-large',
+  415: 'wrong-type',
+};
 
 /** @param waiting the publisher's. */
 export function ingestMetrics(registry: Registry, waiting: () => number): IngestMetrics {

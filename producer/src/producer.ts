@@ -3,7 +3,16 @@ import cluster from 'node:cluster';
 import type { RequestListener } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createPool } from '@pg-signals/db';
-import { answerError, createApp, createMetrics, type Logger, listen, Problem, type Service } from '@pg-signals/runtime';
+import {
+  answerError,
+  createApp,
+  createMetrics,
+  type HttpServer,
+  type Logger,
+  listen,
+  Problem,
+  type Service,
+} from '@pg-signals/runtime';
 import { createPublisher, type Publisher } from 'pg-signals';
 import { canInsert } from './canInsert.ts';
 import { keepClearingKeys } from './clearKeys.ts';
@@ -20,7 +29,7 @@ POST /ingest   inserts a signal {"signal_name": "temperature", "signal_value": 2
  * Starts a producer. The database may be unreachable: until it is there, `/readyz` answers 503 with the reason and
  * `POST /ingest` answers 500.
  *
- * @throws {PortTakenError} when `PORT` is in use.
+ * @throws {PortTakenError} when `PORT` or `HEALTH_PORT` is in use.
  * @throws {NoSuchHostError} when this machine has no address `HOST`.
  */
 export async function startProducer(settings: ProducerSettings, logger: Logger): Promise<Service> {
@@ -61,24 +70,25 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     tokens: settings.INGEST_TOKEN,
     random: settings.INGEST_RANDOM,
   });
-  const app = createApp({
-    about: ABOUT,
-    logger,
-    metrics: shownMetrics,
-    ready: async () => {
-      if (stopped) throw new Error('The producer is stopping.');
-      await canInsert(pool, settings.INGEST_TIMEOUT_MS);
-    },
-    routes: { '/ingest': { post: ingest } },
-  });
-  const server = await listen(inFrontOf(app, ingest, figures, logger), settings.PORT, {
-    host: settings.HOST,
-    headersTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
-  }).catch(async (error) => {
-    await pool.end();
+  const ready = async () => {
+    if (stopped) throw new Error('The producer is stopping.');
+    await canInsert(pool, settings.INGEST_TIMEOUT_MS);
+  };
+  const parts = { about: ABOUT, logger, metrics: shownMetrics, ready };
+  const { HOST: host, HEALTH_PORT: healthPort } = settings;
+  const app = createApp({ ...parts, routes: { '/ingest': { post: ingest } }, health: healthPort === undefined });
+  let health: HttpServer | undefined;
+  let server: HttpServer;
+  try {
+    if (healthPort !== undefined)
+      health = await listen(createApp(parts), healthPort, { host, variable: 'HEALTH_PORT' });
+    const headersTimeoutMs = settings.INGEST_RECEIVE_TIMEOUT_MS;
+    server = await listen(inFrontOf(app, ingest, figures, logger), settings.PORT, { host, headersTimeoutMs });
+  } catch (error) {
+    await Promise.all([health?.stop(), pool.end()]);
     throw error;
-  });
-  logger.info('Producer listens', { url: server.url });
+  }
+  logger.info('Producer listens', { url: server.url, ...(health && { health_url: health.url }) });
 
   const clearing = keepClearingKeys(
     pool,
@@ -92,7 +102,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
     await server.stop();
     await clearing;
     await publisher.close();
-    await pool.end();
+    await Promise.all([health?.stop(), pool.end()]);
   }
   return { url: server.url, stop: () => (stopped ??= stop()) };
 }

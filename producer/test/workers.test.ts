@@ -9,7 +9,8 @@ import { postJson, useProducers } from './testProducer.ts';
 
 const producers = useProducers();
 const { run, listening } = useProcesses(producers);
-const runWorkers = (workers: number) => listening({ INGEST_WORKERS: String(workers) });
+const runWorkers = (workers: number, environment: Record<string, string> = {}) =>
+  listening({ INGEST_WORKERS: String(workers), ...environment });
 
 /** A request on its own connection: the primary gives connections to the workers in turn. */
 async function get(url: string): Promise<string> {
@@ -34,6 +35,17 @@ test('the metrics are summed over the workers, whichever one answers', async () 
   );
   for (let n = 0; n < 3; n++) expect(await get(`${url}/metrics`)).toMatch(/^signals_ingested_total 10$/m);
   expect(await get(`${url}/readyz`)).toBe('{"status":"ready"}');
+});
+
+test('with HEALTH_PORT any of the workers answers there for all', async () => {
+  const HEALTH_PORT = String(await freePort());
+  const { url } = await runWorkers(2, { HEALTH_PORT });
+  await Promise.all(
+    [1, 2].map(() => postJson({ url }, { signal_name: 'a', signal_value: 1 }, { Connection: 'close' })),
+  );
+  const health = `http://127.0.0.1:${HEALTH_PORT}`;
+  for (let n = 0; n < 2; n++) expect(await get(`${health}/metrics`)).toMatch(/^signals_ingested_total 2$/m);
+  expect(await get(`${url}/metrics`)).toContain('"status":404');
 });
 
 test('a worker that dies is replaced, and SIGTERM stops all of them', async () => {

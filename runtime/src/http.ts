@@ -7,7 +7,7 @@ import { Connections } from './connections.ts';
 import type { Logger } from './logger.ts';
 import { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 
-/** Resolves when the service can work now; rejects with an error whose message says why it can't. */
+/** Resolves when the service can work now; rejects with an error whose message tells anyone why it can't, and its cause the log. */
 export type ReadyCheck = () => Promise<void>;
 
 /** Written out by `/metrics`; a prom-client registry is one. */
@@ -23,8 +23,12 @@ export interface AppOptions {
   metrics: Metrics;
   ready: ReadyCheck;
   /** The service's own routes, by path and method in lower case. */
-  routes?: Record<string, Partial<Record<'get' | 'post', RequestHandler>>>;
+  routes?: Routes;
+  /** False where health and metrics have a port of their own (true). */
+  health?: boolean;
 }
+
+type Routes = Record<string, Partial<Record<'get' | 'post', RequestHandler>>>;
 
 const STANDARD_ROUTES = `
 GET /healthz   200 while the process runs
@@ -36,25 +40,22 @@ GET /metrics   figures in the format of Prometheus
  * An express application with `GET /` (text for people: where to go), `GET /healthz` (the process runs), `GET /readyz` (200 when it can work now, otherwise 503
  * with the reason), `GET /metrics` and `routes`. Every error is answered as problem+json.
  */
-export function createApp({ about, logger, metrics, ready, routes = {} }: AppOptions): Express {
+export function createApp({ about, logger, metrics, ready, routes = {}, health = true }: AppOptions): Express {
   const app = express().disable('x-powered-by').disable('etag').set('query parser', 'simple');
-  const all: NonNullable<AppOptions['routes']> = {
-    '/': { get: (_request, response) => void response.type('text').send(about + STANDARD_ROUTES) },
-    ...routes,
+  const healthRoutes: Routes = {
     '/healthz': { get: (_request, response) => void response.json({ status: 'ok' }) },
-    '/readyz': {
-      get: async (_request, response) => {
-        await ready().catch((reason: Error) => {
-          throw new Problem(503, reason.message, { cause: reason });
-        });
-        response.json({ status: 'ready' });
-      },
-    },
+    '/readyz': { get: readiness(ready, logger) },
     '/metrics': {
       get: async (_request, response) => {
         response.type(metrics.contentType).send(await metrics.metrics());
       },
     },
+  };
+  const text = health ? about + STANDARD_ROUTES : `${about}\n`;
+  const all: Routes = {
+    '/': { get: (_request, response) => void response.type('text').send(text) },
+    ...routes,
+    ...(health && healthRoutes),
   };
   for (const [path, methods] of Object.entries(all)) {
     if (methods.get) app.get(path, leaveBody, methods.get);
@@ -72,6 +73,22 @@ export function createApp({ about, logger, metrics, ready, routes = {} }: AppOpt
   // Express recognises an error handler by its four parameters.
   app.use(((error, request, response, _next) => answerError(logger, error, request, response)) as ErrorRequestHandler);
   return app;
+}
+
+/** Answers whether the service is ready. What is only for the log is logged once, not at each probe. */
+function readiness(ready: ReadyCheck, logger: Logger): RequestHandler {
+  let logged: string | undefined;
+  return async (_request, response) => {
+    const reason = await ready().then(
+      () => undefined,
+      (error: Error) => error,
+    );
+    const cause = (reason?.cause as Error | undefined)?.message;
+    if (cause !== undefined && cause !== logged) logger.warn('Not ready', { reason: cause });
+    logged = cause;
+    if (reason) throw new Problem(503, reason.message, { cause: reason });
+    response.json({ status: 'ready' });
+  };
 }
 
 /** Closes the connection of a request whose body no route reads: the client could take forever to send it. */
@@ -117,6 +134,8 @@ export interface ListenOptions {
   headersTimeoutMs?: number;
   /** Connections at a time (1,000); one more is closed at once. */
   maxConnections?: number;
+  /** The variable that sets the port (PORT). */
+  variable?: string;
 }
 
 /**
@@ -128,7 +147,7 @@ export interface ListenOptions {
 export async function listen(
   handler: RequestListener,
   port: number,
-  { host = '127.0.0.1', headersTimeoutMs = 10_000, maxConnections = 1_000 }: ListenOptions = {},
+  { host = '127.0.0.1', headersTimeoutMs = 10_000, maxConnections = 1_000, variable = 'PORT' }: ListenOptions = {},
 ): Promise<HttpServer> {
   const server = createServer({
     maxHeaderSize: MAX_HEADER_BYTES,
@@ -146,7 +165,9 @@ export async function listen(
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EADDRINUSE') {
-      throw new PortTakenError(`Port ${port} is taken by another program: stop that one, or set PORT to a free port.`);
+      throw new PortTakenError(
+        `Port ${port} is taken by another program: stop that one, or set ${variable} to a free port.`,
+      );
     }
     if (code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT' || code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
       throw new NoSuchHostError(`HOST: this machine has no address ${host}; 127.0.0.1 and 0.0.0.0 are always there.`);

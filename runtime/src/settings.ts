@@ -20,6 +20,9 @@ export const milliseconds = (byDefault: number) => wholeNumber(byDefault, { max:
 
 const HOST_EXPECTED = 'expected an address of this machine: 127.0.0.1, ::1, or 0.0.0.0 for every one';
 
+/** The variable `PORT`, with a default; 0 chooses a free one. */
+export const port = (byDefault: number) => wholeNumber(byDefault, { min: 0, max: 65_535 });
+
 /** The variables of every service; each service adds its own. */
 export const commonVariables = {
   /** The address to listen on; by default only this machine reaches the service. */
@@ -27,14 +30,13 @@ export const commonVariables = {
     .string()
     .regex(/^[\w.:-]+$/, { error: HOST_EXPECTED })
     .default('127.0.0.1'),
+  /** Where set, `/healthz`, `/readyz` and `/metrics` are on this port alone. */
+  HEALTH_PORT: port(0).unwrap().optional(),
   LOG_LEVEL: z.enum(['error', 'warn', 'info', 'debug']).default('info'),
   LOG_FORMAT: z.enum(['text', 'json']).default('text'),
   /** How long a stop may take before the process ends with code 1. */
   SHUTDOWN_TIMEOUT_MS: milliseconds(10_000),
 };
-
-/** The variable `PORT`, with a default; 0 chooses a free one. */
-export const port = (byDefault: number) => wholeNumber(byDefault, { min: 0, max: 65_535 });
 
 /** Values that can be shown: no secret by the name of their variable, and nothing but letters, digits and a little more. */
 const isHarmless = (name: string, value: string) =>

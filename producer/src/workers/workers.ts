@@ -1,6 +1,6 @@
 /** Runs several producer processes on one port: starts them, replaces those that die, stops them all. */
 import cluster, { type Worker } from 'node:cluster';
-import { once } from 'node:events';
+import { on, once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff } from '@pg-signals/db';
 import { httpUrl, type Logger, type Service } from '@pg-signals/runtime';
@@ -22,7 +22,7 @@ export async function startWorkers(settings: ProducerSettings, logger: Logger): 
   async function start(place: number): Promise<number> {
     const worker = cluster.fork();
     workers.set(place, worker);
-    const listening = once(worker, 'listening').then(([address]) => (address as { port: number }).port);
+    const listening = listeningOn(worker, settings.HEALTH_PORT === undefined ? 1 : 2);
     const ended = once(worker, 'exit').then(([code, signal]) => {
       throw new Error(`worker ${place} ended before it listened, with ${signal ?? `code ${code}`}`);
     });
@@ -67,6 +67,15 @@ export async function startWorkers(settings: ProducerSettings, logger: Logger): 
   logger.info('Workers listen', { url, workers: places.length });
   let stopped: Promise<void> | undefined;
   return { url, stop: () => (stopped ??= stop()) };
+}
+
+/** The port of a worker, which is the last of so many that it opens. */
+async function listeningOn(worker: Worker, ports: number): Promise<number> {
+  let left = ports;
+  for await (const [address] of on(worker, 'listening', { close: ['exit'] })) {
+    if (--left === 0) return (address as { port: number }).port;
+  }
+  return new Promise(() => {}); // it ended, which the caller notices
 }
 
 async function stopWorker(worker: Worker): Promise<void> {
