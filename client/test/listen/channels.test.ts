@@ -20,17 +20,21 @@ function recorder() {
   };
 }
 
-const channels = async () =>
+/** The last query of each connection that listens: LISTEN, UNLISTEN, or the one of a proof. */
+const listeningQueries = async () =>
   (
     await listeners.writer.client.query<{ query: string }>(
-      `SELECT query FROM pg_stat_activity WHERE application_name = 'test listener' AND query ~ 'LISTEN'`,
+      `SELECT query FROM pg_stat_activity WHERE application_name = 'test listener' AND (query ~ 'LISTEN' OR query = 'SELECT')`,
     )
   ).rows.map(({ query }) => query);
 
 test('channels come and go while it listens, with several handlers each, on one connection', async () => {
   const [a, b, other] = [recorder(), recorder(), recorder()];
-  const { listener } = await listening({ prepare: (each) => each.addListener('weather', a.handler) });
+  const started = await listening({ prepare: (each) => each.addListener('weather', a.handler) });
+  const { listener } = started;
   listener.addListener('weather', b.handler).addListener('Odd "channel"', other.handler);
+  // A proof that is begun now asks the connection after LISTEN was sent on it.
+  await started.happened('latency', (started.counts.latency ?? 0) + 2);
   await listeners.writer.client.query(`SELECT pg_notify('weather', 'sun')`);
   await Promise.all([a.has('sun'), b.has('sun')]);
   await notify(listeners.writer.client, 'Odd "channel"', 'x');
@@ -46,7 +50,7 @@ test('channels come and go while it listens, with several handlers each, on one 
   await notify(listeners.writer.client, 'Odd "channel"', 'after');
   await other.has('after');
   expect(b.payloads).toEqual(['sun', 'rain']);
-  expect(await channels()).toHaveLength(1);
+  expect(await listeningQueries()).toHaveLength(1);
 });
 
 test('channels are listened on again after the connection was lost', async () => {
