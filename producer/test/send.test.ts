@@ -4,13 +4,16 @@ import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { freePort } from '@pg-signals/local/free-port';
 import type { Service } from '@pg-signals/runtime';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { keyedChunks, withKey } from '../src/send/keyedLines.ts';
 import { readOptions, UsageError } from '../src/send/options.ts';
 import { progressLine } from '../src/send/progress.ts';
+import { readLines } from '../src/send/readLines.ts';
 import { sendUntilAnswered } from '../src/send/request.ts';
 import { useProducers } from './testProducer.ts';
 
@@ -35,7 +38,7 @@ afterEach(async () => {
 afterAll(() => rmSync(directory, { recursive: true }));
 
 function send(args: string[], { input }: { input?: string } = {}) {
-  const child = spawn(process.execPath, [MAIN, ...args, `--url=${producer.url}/ingest`], { stdio: 'pipe' });
+  const child = spawn(process.execPath, [MAIN, `--url=${producer.url}/ingest`, ...args], { stdio: 'pipe' });
   children.push(child);
   const output = { stdout: '', stderr: '' };
   child.stdout.on('data', (chunk) => (output.stdout += chunk));
@@ -100,6 +103,77 @@ test('standard input is inserted, once with the same --id', async () => {
   const input = `${line('a')}\n${line('b')}`;
   for (let run = 0; run < 2; run++) expect((await send(['--file', '-', '--id', 'night'], { input }).done).code).toBe(0);
   expect(await producers.names()).toEqual(['a', 'b']);
+});
+
+test('standard input that is interrupted says which id to use, and is inserted once with it', async () => {
+  const input = names(3_000).map(line).join('\n');
+  const first = send(['--file', '-', '--batch', '50'], { input });
+  await producers.holds(100);
+  first.child.kill('SIGINT');
+  const { code, stderr } = await first.done;
+  expect((await producers.names()).length).toBeLessThan(3_000);
+  const said = stderr.trim().split('\n');
+  const ids = said.map((text) => /--id (\S+)/.exec(text)?.[1]);
+  // At the start too: a process that is killed says nothing at its end.
+  expect([code, said.length, ids[0]]).toEqual([130, 2, ids[1]]);
+  expect((await send(['--file', '-', '--id', ids[0]!], { input }).done).code).toBe(0);
+  expect(await producers.names()).toEqual(names(3_000));
+});
+
+test('lines go in byte for byte, and only a newline ends one', async () => {
+  const odd = ['a\u2028b\u2029c', 'é€😀', 'windows'];
+  const file = fileOf([]);
+  const text = `\ufeff${line('marked')}\n${line(odd[0]!)}\n${line(odd[1]!)}\n${line(odd[2]!)}\r\n\r\n`;
+  writeFileSync(file, Buffer.concat([Buffer.from(text), Buffer.from(line('ü'), 'latin1')]));
+  for (let run = 0; run < 2; run++) {
+    // The producer says the same of that line when curl sends it.
+    const stderr = expect.stringMatching(/^line 6: not UTF-8\n4 signals in, 1 lines rejected/);
+    expect(await send(['--file', file]).done).toMatchObject({ code: 1, stderr });
+  }
+  expect(await producers.names()).toEqual(['marked', ...odd]);
+});
+
+test.each([
+  ['empty', '', 'is empty'],
+  ['blank', '\n \n', 'is empty'],
+  ['compressed', gzipSync(line('a')), 'is compressed (gzip): expected lines of JSON in UTF-8'],
+])('a file that is %s is reported, with code 1', async (_what, content, said) => {
+  const file = fileOf([]);
+  writeFileSync(file, content);
+  expect(await send(['--file', file]).done).toEqual({ code: 1, stdout: '', stderr: `${file} ${said}\n` });
+});
+
+test('lines are the same however the input is cut into chunks', async () => {
+  const text = '\xef\xbb\xbfa\n\nb\r\nc\rd\r';
+  for (let size = 3; size <= text.length; size++) {
+    const chunks = Array.from({ length: Math.ceil(text.length / size) }, (_, n) =>
+      text.slice(n * size, (n + 1) * size),
+    );
+    expect(await Readable.from(readLines(Readable.from(chunks))).toArray()).toEqual(['a', '', 'b', 'c\rd']);
+  }
+});
+
+test.each([
+  ['zstd', zstdCompressSync(line('a'))],
+  ['zip', Buffer.from('504b0304140000000800', 'hex')],
+  ['xz', Buffer.from('fd377a585a0000', 'hex')],
+  ['UTF-16', Buffer.from(`\ufeff${line('a')}`, 'utf16le')],
+])('%s is recognised', async (format, bytes) => {
+  await expect(Readable.from(readLines(Readable.from([bytes.toString('latin1')]))).toArray()).rejects.toThrow(format);
+});
+
+test('after --attempts it gives up, with code 1, and says how to go on', async () => {
+  const url = `--url=http://127.0.0.1:${await freePort()}/ingest`;
+  const file = await send(['--attempts', '2', '--file', fileOf([line('a')]), url]).done;
+  expect(file).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/gave up after 2 attempts: .*ECONNREFUSED.*\n.*run it again the same way/),
+  });
+  const one = await send(['--attempts', '1', '--name', 'a', '--value', '1', url]).done;
+  expect(one).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/^gave up after 1 attempt: .*\n.*with --id \S+/),
+  });
 });
 
 test('bad lines are reported with their number in the file, good ones are inserted, and the code is 1', async () => {

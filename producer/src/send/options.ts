@@ -10,8 +10,9 @@ export const USAGE = `Sends signals to a producer.
 
   --url URL       the producer's address (http://localhost:$PORT/ingest, port 8080)
   --id TEXT       a second run with the same id and the same lines inserts nothing twice. For a file the default is
-                  its path, size and time of change; standard input has no default.
+                  its path, size and time of change; for standard input a random one, which is printed.
   --batch N       lines per request (5000)
+  --attempts N    how often a request is sent until it is answered (30: about two minutes of waiting)
   --help
 
 Where the producer asks for a token, set INGEST_TOKEN in the environment or in .env: the first one in it is sent.
@@ -20,6 +21,7 @@ Where the producer asks for a token, set INGEST_TOKEN in the environment or in .
 export interface SendOptions {
   url: string;
   batch: number;
+  attempts: number;
   id: string | undefined;
   /** `Authorization`, where the producer asks for a token. */
   headers: Record<string, string>;
@@ -47,16 +49,15 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   }
   const { username, password } = new URL(url);
   if (username || password) throw new UsageError('--url: expected no user and password in it');
-  const batch = Number(values.batch ?? 5_000);
-  if (!Number.isInteger(batch) || batch < 1)
-    throw new UsageError(`--batch: expected a whole number, got ${values.batch}`);
+  const batch = wholeNumber('batch', values.batch ?? '5000');
+  const attempts = wholeNumber('attempts', values.attempts ?? '30');
   if (values.id !== undefined && !isKey(values.id)) {
     throw new UsageError('--id: expected 1 to 255 visible ASCII characters');
   }
   const tokens = readTokens(environment.INGEST_TOKEN ?? '');
   if (!tokens) throw new UsageError(`INGEST_TOKEN: ${TOKENS_EXPECTED}`);
   const headers: Record<string, string> = tokens[0] ? { Authorization: `Bearer ${tokens[0]}` } : {};
-  const common = { url, batch, id: values.id, headers };
+  const common = { url, batch, attempts, id: values.id, headers };
   const { file, name, value } = values;
   if (file !== undefined) {
     for (const other of ['name', 'value', 'timestamp', 'attributes'] as const) {
@@ -67,6 +68,11 @@ export function readOptions(args: string[], environment = process.env): SendOpti
   }
   if (name === undefined || value === undefined) throw new UsageError('expected --name and --value, or --file');
   return { ...common, what: { signal: oneSignal(name, value, values.timestamp, values.attributes) } };
+}
+
+function wholeNumber(option: string, text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  throw new UsageError(`--${option}: expected a whole number of at least 1, got ${text}`);
 }
 
 function parse(args: string[]) {
@@ -83,6 +89,7 @@ function parse(args: string[]) {
         url: text,
         id: text,
         batch: text,
+        attempts: text,
         help: { type: 'boolean' },
       },
     });

@@ -1,13 +1,15 @@
-/** Sends a request to a producer, again and again until it has a final answer. */
+/** Sends a request to a producer, again until it has a final answer. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff, messageOf } from '@pg-signals/db';
 
 export interface SendRequest {
   url: string;
   type: string;
-  body: string;
+  body: string | Buffer<ArrayBuffer>;
   headers?: Record<string, string>;
-  /** Called after each failed attempt, with its reason and the time until the next one. */
+  /** How often it is sent at most (as often as it takes). */
+  attempts?: number;
+  /** Called after each failed attempt but the last, with its reason and the time until the next one. */
   onRetry: (reason: string, delayMs: number) => void;
   signal?: AbortSignal;
 }
@@ -18,10 +20,16 @@ export interface SendAnswer {
   body: any;
 }
 
+/** Every attempt failed. The signals may be in all the same. */
+export class GaveUpError extends Error {
+  override name = 'GaveUpError';
+}
+
 /**
- * Tries again, forever and with backoff, where the producer can't be reached or answers 408, 429 or 5xx. Every signal needs
- * a key, so that none is inserted twice.
+ * Tries again, with backoff, where the producer can't be reached or answers 408, 429 or 5xx. Every signal needs a key, so
+ * that none is inserted twice.
  *
+ * @throws {GaveUpError} after the last attempt.
  * @throws when `signal` aborts.
  */
 export async function sendUntilAnswered(request: SendRequest): Promise<SendAnswer> {
@@ -44,6 +52,9 @@ export async function sendUntilAnswered(request: SendRequest): Promise<SendAnswe
     } catch (error) {
       if (request.signal?.aborted) throw error;
       reason = messageOf((error as Error).cause ?? error); // the message of fetch itself is always "fetch failed"
+    }
+    if (attempt === request.attempts) {
+      throw new GaveUpError(`gave up after ${attempt} ${attempt === 1 ? 'attempt' : 'attempts'}: ${reason}`);
     }
     request.onRetry(reason, delay);
     await sleep(delay, undefined, { signal: request.signal });
