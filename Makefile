@@ -18,7 +18,7 @@ run: $(INSTALLED) ## PostgreSQL, a producer on 8080 and CONSUMERS=2 consumers on
 	@exec node local/src/run.ts
 
 .PHONY: url
-url: $(INSTALLED) ## print the address of the database of make run, with its password
+url: $(INSTALLED) ## print the address of the database of make run or docker compose, with its password
 	@node local/src/url.ts
 
 .PHONY: test
@@ -38,8 +38,10 @@ chaos: $(INSTALLED) ## break things for SECONDS=60 and check that no signal is l
 	@node e2e/src/chaos/main.ts
 
 .PHONY: up
-up: ## PostgreSQL, a producer on 8080 and two consumers in containers: docker compose up -d --build
-	docker compose up -d --build --wait
+up: ## PostgreSQL, a producer on 8080 and two consumers in containers; an upgrade where they run already
+	docker compose build
+	docker compose stop
+	docker compose up -d --wait
 
 .PHONY: down
 down: ## stop and remove the containers (the data stays)

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { messageOf } from './messageOf.ts';
 import { migrate } from './migrate.ts';
 import { createRoles } from './roles.ts';
-import { databaseSettings } from './settings.ts';
+import { databaseSettings, textOfFile } from './settings.ts';
 
 const say = (line: string) => process.stdout.write(`${line}\n`);
 const fail = (line: string) => {
@@ -12,10 +12,7 @@ const fail = (line: string) => {
   process.exitCode = 1;
 };
 /** Empty is none. */
-const password = z
-  .string()
-  .regex(/^[\x20-\x7e]*$/, { error: 'expected a password in ASCII' })
-  .default('');
+const password = z.string().regex(/^[\x20-\x7e]*$/, { error: 'expected a password in ASCII' });
 
 if (process.argv.length > 2) {
   fail('npm run migrate takes no arguments: expected DATABASE_URL in the environment'); // not repeated: it may be a URL with a password
@@ -23,18 +20,23 @@ if (process.argv.length > 2) {
 }
 loadDotenv({ quiet: true });
 const settings = databaseSettings({
-  SIGNALS_PRODUCER_PASSWORD: password,
-  SIGNALS_CONSUMER_PASSWORD: password,
+  SIGNALS_PRODUCER_PASSWORD: password.optional(),
+  SIGNALS_CONSUMER_PASSWORD: password.optional(),
+  SIGNALS_PRODUCER_PASSWORD_FILE: textOfFile.pipe(password).optional(),
+  SIGNALS_CONSUMER_PASSWORD_FILE: textOfFile.pipe(password).optional(),
 }).safeParse(process.env);
 if (settings.success) {
-  const { DATABASE_URL: url, SIGNALS_PRODUCER_PASSWORD, SIGNALS_CONSUMER_PASSWORD } = settings.data;
+  const { DATABASE_URL: url, ...given } = settings.data;
+  const passwords = {
+    signals_producer: given.SIGNALS_PRODUCER_PASSWORD || given.SIGNALS_PRODUCER_PASSWORD_FILE || '',
+    signals_consumer: given.SIGNALS_CONSUMER_PASSWORD || given.SIGNALS_CONSUMER_PASSWORD_FILE || '',
+  };
   const { host, pathname } = new URL(url);
   const database = host + pathname;
   try {
     const applied = await migrate(url);
     for (const name of applied) say(`applied ${name}`);
     say(applied.length > 0 ? `${database} is up to date` : `${database} was up to date: nothing to apply`);
-    const passwords = { signals_producer: SIGNALS_PRODUCER_PASSWORD, signals_consumer: SIGNALS_CONSUMER_PASSWORD };
     const left = await createRoles(url, passwords);
     if (left.length === 0) {
       say('the roles signals_producer and signals_consumer have what the services need');
@@ -42,7 +44,7 @@ if (settings.success) {
       say('-- This user may not make the roles of the services. For a superuser, in the same database:');
       for (const statement of left) say(statement);
       // Without a password no one has asked for the roles: services may connect as any user who has the rights.
-      if (SIGNALS_PRODUCER_PASSWORD || SIGNALS_CONSUMER_PASSWORD) process.exitCode = 1;
+      if (passwords.signals_producer || passwords.signals_consumer) process.exitCode = 1;
     }
   } catch (error) {
     fail(`Migrating ${database} failed: ${messageOf(error)}`);

@@ -8,6 +8,16 @@ const EXPECTED =
 const ENCODED = 'expected @ / : ? # and % of the user and the password to be percent-encoded, such as %40 for @';
 const HOST_EXPECTED = 'expected a host name, an address without brackets, or the folder of a socket (/run/postgresql)';
 
+/** A variable with the path of a file. Its value is the text of that file, without the end of the last line. */
+export const textOfFile = z.string().transform((file, context) => {
+  try {
+    return readFileSync(file, 'utf8').replace(/\r?\n$/, '');
+  } catch {
+    context.addIssue({ code: 'custom', message: 'expected a file that can be read', input: file });
+    return z.NEVER;
+  }
+});
+
 const parts = {
   POSTGRES_HOST: z
     .string()
@@ -24,7 +34,7 @@ const parts = {
     .string()
     .regex(/^[^?#]*$/, { error: 'expected a name without ? and #' })
     .optional(),
-  POSTGRES_PASSWORD_FILE: readableFile(),
+  POSTGRES_PASSWORD_FILE: textOfFile.optional(),
 };
 
 /** libpq's variables for TLS, and the parameters of the URL that they become. pg itself knows only the first. */
@@ -42,9 +52,9 @@ const tls = {
       error: 'expected disable, no-verify, require, verify-ca or verify-full',
     })
     .optional(),
-  PGSSLROOTCERT: readableFile(),
-  PGSSLCERT: readableFile(),
-  PGSSLKEY: readableFile(),
+  PGSSLROOTCERT: textOfFile.optional(),
+  PGSSLCERT: textOfFile.optional(),
+  PGSSLKEY: textOfFile.optional(),
 };
 
 /**
@@ -112,30 +122,11 @@ function composed(given: Record<string, string | undefined>): string | undefined
   const user = given.POSTGRES_USER;
   if (!user) return undefined;
   // A part that is wrong is reported as itself: for the URL its default does.
-  const part = (name: 'POSTGRES_HOST' | 'POSTGRES_PORT') => {
-    const { data } = parts[name].safeParse(given[name]);
-    return data ?? parts[name].parse(undefined);
-  };
-  const host = part('POSTGRES_HOST');
-  const password = given.POSTGRES_PASSWORD ?? contentOf(given.POSTGRES_PASSWORD_FILE);
+  const part = (name: keyof typeof parts) =>
+    parts[name].safeParse(given[name]).data ?? parts[name].safeParse(undefined).data;
+  const host = part('POSTGRES_HOST')!;
+  const password = given.POSTGRES_PASSWORD ?? part('POSTGRES_PASSWORD_FILE');
   const url = new URL(`postgres://${isIPv6(host) ? `[${host}]` : encodeURIComponent(host)}`);
-  url.port = part('POSTGRES_PORT');
+  url.port = part('POSTGRES_PORT')!;
   return `postgres://${encodeURIComponent(user)}${password === undefined ? '' : `:${encodeURIComponent(password)}`}@${url.host}/${encodeURI(given.POSTGRES_DB ?? user)}`;
-}
-
-function readableFile() {
-  return z
-    .string()
-    .refine((file) => contentOf(file) !== undefined, { error: 'expected a file that can be read' })
-    .optional();
-}
-
-/** The text of a file without the end of its last line; undefined where there is none to read. */
-function contentOf(file: string | undefined): string | undefined {
-  if (!file) return undefined;
-  try {
-    return readFileSync(file, 'utf8').replace(/\r?\n$/, '');
-  } catch {
-    return undefined;
-  }
 }

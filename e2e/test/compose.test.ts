@@ -1,16 +1,23 @@
 /** Starts docker-compose.yml for real, as a project of its own beside any other, and removes it with its data. */
 import { execFile, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Signal } from '@pg-signals/db';
 import { freePort } from '@pg-signals/local/free-port';
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { copyProject } from '../../local/test/projectCopy.ts';
+import { runReadmePrograms } from '../../local/test/readmePrograms.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PROJECT = `pg-signals-test-${process.pid}`;
 const MINUTES = 60_000;
 const PORT = await freePort();
+const SERVICES = ['passwords', 'db', 'migrate', 'consumer', 'producer'];
 const POLL = { timeout: MINUTES, interval: 200 };
 // No .env, as in a fresh clone. JSON, so that the test can parse the log.
 const OF_PROJECT = ['--env-file', '/dev/null', '--project-directory', ROOT, '--project-name', PROJECT];
@@ -37,15 +44,58 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     await expectSeen(consumers, await post({ signal_name: 'temperature', signal_value: 21.5 }));
   });
 
-  test('publishes only the producer, on the loopback interface', async () => {
-    const published = (await inspect('db', 'consumer', 'producer')).map(({ NetworkSettings }) =>
-      Object.values(NetworkSettings.Ports).flatMap((bindings) => bindings ?? []),
-    );
-    expect(published.flat()).toEqual([{ HostIp: '127.0.0.1', HostPort: String(PORT) }]);
+  test('publishes the producer and, for programs, the database, both on the loopback interface', async () => {
+    const published = async (service: string) =>
+      (await inspect(service)).flatMap(({ NetworkSettings }) =>
+        Object.values(NetworkSettings.Ports).flatMap((bindings) => bindings ?? []),
+      );
+    expect(await published('producer')).toEqual([{ HostIp: '127.0.0.1', HostPort: String(PORT) }]);
+    expect(await published('db')).toEqual([{ HostIp: '127.0.0.1', HostPort: expect.stringMatching(/^\d+$/) }]);
+    expect(await published('consumer')).toEqual([]);
+  });
+
+  test("runs README's programs by README's commands", async () => {
+    const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-compose-'));
+    try {
+      copyProject(directory);
+      expect(await runReadmePrograms(directory, { COMPOSE_PROJECT_NAME: PROJECT })).toBe('temperature 21.5');
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+
+  test('lets the services into the database as roles that may do what each needs, and no one with a known password', async () => {
+    const sessions = `SELECT DISTINCT usename, rolsuper FROM pg_stat_activity JOIN pg_roles ON rolname = usename
+      WHERE application_name LIKE 'pg-signals %' ORDER BY 1`;
+    const psql = ['exec', '-T', 'db', 'psql', '--no-psqlrc', '-U', 'signals', '-Atc', sessions, 'signals'];
+    expect((await compose(...psql)).split('\n')).toEqual(['signals_consumer|f', 'signals_producer|f']);
+    const port = Number((await compose('port', 'db', '5432')).split(':')[1]);
+    for (const user of ['signals', 'signals_producer', 'signals_consumer', 'postgres']) {
+      for (const password of ['signals', 'postgres', user]) {
+        const client = new pg.Client({ host: '127.0.0.1', port, user, password, database: 'signals' });
+        client.on('error', () => {});
+        await expect(client.connect(), `${user}:${password}`).rejects.toMatchObject({ code: '28P01' });
+      }
+    }
+  });
+
+  test('shows the passwords only to the containers that need them, and limits the memory of each', async () => {
+    for (const { Name, Config, Mounts, HostConfig } of await inspect(...SERVICES)) {
+      const service = Name.replace(`/${PROJECT}-`, '').replace(/-\d+$/, '');
+      expect(Config.Env.filter((variable) => /PASSWORD=./.test(variable))).toEqual([]);
+      const passwords = Mounts.flatMap(({ Name: volume }) => /_(.*)-password$/.exec(volume ?? '')?.[1] ?? []).sort();
+      const all = ['consumer', 'owner', 'producer'];
+      expect({ service, passwords }).toEqual({
+        service,
+        passwords: { passwords: all, migrate: all, db: ['owner'] }[service] ?? [service],
+      });
+      expect(HostConfig.Memory, service).toBeGreaterThan(0);
+      expect(HostConfig.Memory, service).toBeLessThanOrEqual(1024 ** 3);
+    }
   });
 
   test('runs every container without root, without capabilities and with a read-only root file system', async () => {
-    for (const { Config, HostConfig } of await inspect('db', 'migrate', 'consumer', 'producer')) {
+    for (const { Config, HostConfig } of await inspect(...SERVICES)) {
       expect(Config.User).not.toMatch(/^(0|root)?(:|$)/);
       expect(HostConfig).toMatchObject({
         ReadonlyRootfs: true,
@@ -72,16 +122,16 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     const { services } = JSON.parse(await compose('config', '--format', 'json'));
     const passed = Object.values<{ environment: object }>(services).flatMap((s) => Object.keys(s.environment));
     const documented = readFileSync(`${ROOT}/.env.example`, 'utf8').matchAll(/^#?([A-Z][A-Z_]+)=/gm);
-    // The compose file itself says where the database is; --scale says how many consumers run. HOST is where the port is
-    // published.
+    // The compose file itself says where the database is; --scale says how many consumers run. HOST and POSTGRES_PORT are
+    // where ports are published.
     const forOtherDatabases = ['DATABASE_URL', 'PGSSLMODE', 'PGSSLROOTCERT', 'PGSSLCERT', 'PGSSLKEY'];
     const known = new Set([
       ...passed,
       ...forOtherDatabases,
       'HOST',
-      'POSTGRES_PASSWORD_FILE',
       'POSTGRES_PORT',
       'CONSUMERS',
+      'COMPOSE_PROJECT_NAME',
     ]);
     expect([...documented].map(([, name]) => name!).filter((name) => !known.has(name))).toEqual([]);
   });
@@ -133,10 +183,54 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     expect(await startTimes()).toEqual(before);
   });
 
+  test('an upgrade, stopping before it recreates, loses no signal that a producer accepted', async () => {
+    const seen = new Map<string, Set<number>>();
+    const follow = async () => {
+      for (const consumer of await containers('consumer')) {
+        if (seen.has(consumer)) continue;
+        const ids = new Set<number>();
+        seen.set(consumer, ids);
+        const logs = spawn('docker', ['logs', '--follow', consumer], { stdio: ['ignore', 'pipe', 'ignore'] });
+        createInterface({ input: logs.stdout }).on('line', (line) => {
+          const { message, id } = JSON.parse(line);
+          if (message === 'notification received') ids.add(id);
+        });
+      }
+    };
+    await follow();
+    const old = [...seen.keys()];
+
+    const load = new AbortController();
+    onTestFinished(() => load.abort());
+    const accepted: number[] = [];
+    const clients = Array.from({ length: 16 }, async () => {
+      while (!load.signal.aborted) {
+        const answer = await postSignal().catch(() => undefined); // while the producer is stopped
+        if (answer?.status === 200) accepted.push(((await answer.json()) as Signal).id);
+        else await answer?.arrayBuffer();
+      }
+    });
+    const beyond = (count: number) => vi.waitFor(() => expect(accepted.length).toBeGreaterThan(count), POLL);
+    await beyond(1_000);
+    await compose('stop');
+    const before = accepted.length;
+    await compose('up', '--detach', '--wait', '--force-recreate');
+    await follow();
+    await beyond(before + 1_000);
+    load.abort();
+    await Promise.all(clients);
+
+    const replicas = [...seen.keys()].filter((consumer) => !old.includes(consumer));
+    expect(replicas).toHaveLength(2);
+    const lost = () =>
+      accepted.filter((id) => ![old, replicas].some((set) => set.every((consumer) => seen.get(consumer)!.has(id))));
+    await vi.waitFor(() => expect(lost()).toEqual([]), POLL);
+  });
+
   test('stops every container with exit code 0, inside its grace period', async () => {
     await compose('stop');
     // One that is killed after its grace period ends with code 137.
-    for (const { Name, State } of await inspect('db', 'migrate', 'consumer', 'producer')) {
+    for (const { Name, State } of await inspect(...SERVICES)) {
       expect({ Name, Status: State.Status, ExitCode: State.ExitCode }).toEqual({ Name, Status: 'exited', ExitCode: 0 });
     }
   });
@@ -145,8 +239,9 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
 /** What the tests read of `docker inspect`. */
 interface Container {
   Name: string;
-  Config: { User: string };
-  HostConfig: { ReadonlyRootfs: boolean; CapDrop: string[]; SecurityOpt: string[] };
+  Config: { User: string; Env: string[] };
+  HostConfig: { ReadonlyRootfs: boolean; CapDrop: string[]; SecurityOpt: string[]; Memory: number };
+  Mounts: { Name?: string }[];
   NetworkSettings: { Ports: Record<string, { HostIp: string; HostPort: string }[] | null> };
   State: { Status: string; ExitCode: number; StartedAt: string };
 }

@@ -1,5 +1,5 @@
-/** An installed copy of the project, in which `make run` is started, and the processes that it leaves. */
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+/** An installed copy of the project, and the processes that work in it. */
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
   existsSync,
@@ -66,74 +66,4 @@ export function listeningPorts(directory: string): number[] {
     });
   });
   return [...new Set(ports)];
-}
-
-export interface MakeOptions {
-  directory: string;
-  variables?: Record<string, string | undefined>;
-  user?: { uid: number; gid: number };
-}
-
-/** A `make run` as the person at the terminal sees it. */
-export class MakeRun {
-  readonly make: ChildProcess;
-  /** Resolves with the exit code of make, or the signal that ended it. */
-  readonly ended: Promise<number | NodeJS.Signals>;
-  output = '';
-  readonly #directory: string;
-  readonly #looks = new Set<() => void>();
-
-  constructor({ directory, variables, user }: MakeOptions) {
-    this.#directory = directory;
-    this.make = spawn('make', ['run'], {
-      cwd: directory,
-      env: { PATH: process.env.PATH, HOME: directory, ...variables },
-      stdio: ['ignore', 'pipe', 'pipe'],
-      detached: true, // it leads a process group, like a command in a terminal
-      ...user,
-    });
-    for (const stream of [this.make.stdout!, this.make.stderr!]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        this.output += text;
-        for (const look of this.#looks) look();
-      });
-    }
-    this.ended = new Promise((resolve) => this.make.once('close', (code, signal) => resolve(signal ?? code!)));
-  }
-
-  /** Resolves when the output matches; rejects when make ends before that. */
-  async shows(pattern: RegExp): Promise<RegExpExecArray> {
-    const { promise, resolve } = Promise.withResolvers<RegExpExecArray>();
-    const look = () => {
-      const found = pattern.exec(this.output);
-      if (found) resolve(found);
-    };
-    this.#looks.add(look);
-    look();
-    const neverCame = this.ended.then((how) => {
-      throw new Error(`make ended with ${how} and did not show ${pattern}:\n${this.output}`);
-    });
-    return Promise.race([promise, neverCame]).finally(() => this.#looks.delete(look));
-  }
-
-  /** Resolves with the producer's URL when everything is ready. */
-  async ready(): Promise<string> {
-    const [, address] = await this.shows(/^Ready after .* curl -X POST (localhost:\d+)\/ingest$/m);
-    return `http://${address}`;
-  }
-
-  /** What `make url` prints. */
-  databaseUrl(): string {
-    return execFileSync('make', ['-s', 'url'], { cwd: this.#directory, encoding: 'utf8' }).trim();
-  }
-
-  /** The process id of the program that make started. */
-  get runner(): number {
-    return Number(execFileSync('pgrep', ['-P', String(this.make.pid)], { encoding: 'utf8' }));
-  }
-
-  /** As a terminal does: the signal goes to make and its whole process group. */
-  pressCtrlC(): void {
-    process.kill(-this.make.pid!, 'SIGINT');
-  }
 }

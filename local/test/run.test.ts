@@ -22,8 +22,10 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { freePort } from '../src/freePort.ts';
 import { createTestDatabase } from '../src/testing.ts';
+import { type CommandOptions, MakeRun } from './command.ts';
 import { readableByOther, userNamed } from './otherUser.ts';
-import { copyFiles, copyProject, listeningPorts, type MakeOptions, MakeRun, processesIn } from './projectCopy.ts';
+import { copyFiles, copyProject, listeningPorts, processesIn } from './projectCopy.ts';
+import { runReadmePrograms } from './readmePrograms.ts';
 
 // Each test starts up to three times three processes and a database; only one that hangs takes so long.
 vi.setConfig({ testTimeout: 60_000 });
@@ -55,11 +57,11 @@ function newFolder(mode: number): string {
 }
 
 /** Starts `make run` on a free port; it ends with the test. */
-async function makeRun(options: Partial<MakeOptions> = {}): Promise<MakeRun> {
+async function makeRun(options: Partial<CommandOptions> = {}): Promise<MakeRun> {
   const port = String(await freePort());
   const run = new MakeRun({ directory, ...options, variables: { PORT: port, ...options.variables } });
   onTestFinished(async () => {
-    if (run.make.exitCode === null && run.make.signalCode === null) process.kill(-run.make.pid!, 'SIGTERM');
+    if (run.child.exitCode === null && run.child.signalCode === null) process.kill(-run.child.pid!, 'SIGTERM');
     await run.ended;
   });
   return run;
@@ -202,6 +204,12 @@ describe.skipIf(!onLinux)('make run', () => {
     expect((await elsewhere()).sort()).toEqual([false, true, true, true]);
   });
 
+  test("README's programs work by README's commands", async () => {
+    const run = await makeRun();
+    await run.ready();
+    expect(await runReadmePrograms(directory)).toBe('temperature 21.5');
+  });
+
   test('make ingest takes PORT from .env, as make run does', async () => {
     const env = path.join(directory, '.env');
     const port = await freePort();
@@ -276,7 +284,7 @@ describe.skipIf(!onLinux)('make run', () => {
   test('stops in order when the reader of its output is gone', async () => {
     const run = await makeRun();
     const url = await run.ready();
-    run.make.stdout!.destroy();
+    run.child.stdout!.destroy();
     await postSignal(url); // makes it write the next line
     expect(await run.ended).toBe(0);
     await expectNothingLeft();
