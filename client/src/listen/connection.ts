@@ -185,7 +185,6 @@ export class Connector {
         'this server is a standby, which has no notifications: point DATABASE_URL at the primary',
       );
     }
-    const ping = () => client.query('SELECT');
     // A pooler gives out process ids of its own, so the one of the handshake is not what pg_backend_pid() returns.
     const isPooler = (client as PoolClient & { processID: number }).processID !== backend;
     if (isPooler && (await this.#isShared(client, backend))) {
@@ -193,7 +192,9 @@ export class Connector {
         'a pooler in transaction mode stands before the server: point DATABASE_URL at the server itself, or set pool_mode=session',
       );
     }
-    const prover = new Prover({ query, timeoutMs, ping, receivedSoFar: () => this.#received, onMarker });
+    // A LISTEN that changes nothing: pg_stat_activity shows the last query, and so which connections listen.
+    const ping = () => client.query(`LISTEN ${prover.channel}`);
+    const prover: Prover = new Prover({ query, timeoutMs, ping, receivedSoFar: () => this.#received, onMarker });
     this.#prover = prover;
     this.#client = client; // from here on a channel that is added is listened on by itself
     const channels = [prover.channel, ...this.#handlers.keys()];
