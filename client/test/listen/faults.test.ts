@@ -274,6 +274,30 @@ test('a connection that is lost in the middle of a transaction delivers the rest
   await complete(listener, since);
 });
 
+test('while the server stalls, attempts take no more sessions than the pool allows', async () => {
+  const since = await lastId();
+  const setStandby = async (client: Writer, name: string) => {
+    await client.client.query(`ALTER SYSTEM SET synchronous_standby_names = '${name}'`);
+    await client.client.query('SELECT pg_reload_conf()');
+  };
+  const observer = await listeners.another();
+  const [a, b] = [await listening({ max: 3 }), await listening({ max: 3 })];
+  await setStandby(observer, 'missing');
+  // Its commit waits for the standby, and holds the lock that every commit with a notification takes.
+  const stalled = listeners.writer.insert(1);
+  let sessions: number[];
+  try {
+    await Promise.all([a.happened('retrying', 6), b.happened('retrying', 6)]);
+    sessions = await observer.backends();
+  } finally {
+    await setStandby(observer, '');
+  }
+  // One more each: a session that was given up may still be on its way out.
+  expect(sessions.length).toBeLessThanOrEqual(2 * 4);
+  await stalled;
+  for (const listener of [a, b]) await complete(listener, since);
+});
+
 test('stopped while its connection is being opened, it stops', async () => {
   const url = new URL(server.url);
   url.port = String(proxy.port);
