@@ -1,4 +1,5 @@
 /** The roles that `npm run migrate` makes, on a server of the file's own: roles belong to a whole cluster. */
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -139,4 +140,33 @@ test('a password that is not ASCII is refused by its name', async () => {
     stdout: '',
     stderr: 'SIGNALS_PRODUCER_PASSWORD: expected a password in ASCII\n',
   });
+});
+
+test('a stranger hears what is notified and may do nothing else, and nothing at all once PUBLIC may not connect', async () => {
+  await runMigrate({ DATABASE_URL: url, SIGNALS_PRODUCER_PASSWORD: 'p', SIGNALS_CONSUMER_PASSWORD: 'c' });
+  await admin.query(`CREATE ROLE owner LOGIN PASSWORD 'x'`); // it owns nothing here
+  const stranger = await connect(urlOf({ username: 'owner', password: 'x' }));
+  await stranger.query('LISTEN new_signals');
+  const heard = once(stranger, 'notification');
+  await admin.query(`INSERT INTO signals (signal_name, signal_value) VALUES ('secret', 1)`);
+  expect((await heard)[0].payload).toContain('secret');
+  for (const sql of [
+    'SELECT FROM signals',
+    'SELECT FROM signal_keys',
+    `INSERT INTO signals (signal_name, signal_value) VALUES ('a', 1)`,
+    `SELECT fn_insert_keyed_signals('{now}', '{a}', '{1}', '{"{}"}', '{}', '{}', '{}')`,
+    `SELECT setval('signals_id_seq', 1)`,
+    'TRUNCATE signals',
+    'CREATE TABLE public.signals_too ()',
+  ]) {
+    await expect(stranger.query(sql), sql).rejects.toMatchObject({ code: '42501' });
+  }
+  await stranger.end();
+  await admin.query(`REVOKE CONNECT, TEMPORARY ON DATABASE ${admin.database} FROM PUBLIC`);
+  const allowed = [
+    await logsIn('owner', 'x'),
+    await logsIn('signals_producer', 'p'),
+    await logsIn('signals_consumer', 'c'),
+  ];
+  expect(allowed).toEqual([false, true, true]);
 });

@@ -69,6 +69,7 @@ test.each([
   ['DELETE FROM signals'],
   ['TRUNCATE signals'],
   [`UPDATE signal_keys SET signal_id = 1`],
+  [`SELECT setval('signals_id_seq', 1)`],
   ['ALTER TABLE signals DISABLE TRIGGER new_signals'],
   ['CREATE TABLE public.mine ()'],
   [`SELECT pg_read_file('postgresql.conf')`],
