@@ -11,7 +11,7 @@ const TIMEOUT_MS = 10_000;
  */
 export async function connected<T>(
   databaseUrl: string,
-  work: (client: pg.Client, query: Query) => Promise<T>,
+  work: (client: pg.Client, query: Query) => T | Promise<T>,
 ): Promise<T> {
   const client = new pg.Client({
     connectionString: databaseUrl,

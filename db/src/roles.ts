@@ -14,19 +14,29 @@ const DUPLICATE_OBJECT = '42710';
  * Creates the roles where they are missing, and gives them their rights. One whose password is given can log in with it from
  * then on; one without is for GRANT to a user who can. Roles belong to the whole cluster: the databases on it share them.
  *
- * @returns the statements that this user may not run, for one who may: none where the roles are complete. They show no
- *   password.
+ * @returns the statements that this user may not run, for one who may: none where the roles are complete, each password
+ *   included. They show no password.
  * @throws {SchemaError} where the database is not migrated.
  */
 export function createRoles(databaseUrl: string, passwords: Partial<Record<Role, string>> = {}): Promise<string[]> {
   return connected(databaseUrl, async (_client, query) => {
     const left: string[] = [];
-    for (const role of ROLES) left.push(...(await createRole(query, role, passwords[role] ?? '')));
+    for (const role of ROLES) {
+      const password = passwords[role] ?? '';
+      const logsIn = () =>
+        connected(Object.assign(new URL(databaseUrl), { username: role, password }).href, () => true);
+      left.push(...(await createRole(query, role, password, logsIn)));
+    }
     return left;
   });
 }
 
-async function createRole(query: Query, role: Role, password: string): Promise<string[]> {
+async function createRole(
+  query: Query,
+  role: Role,
+  password: string,
+  logsIn: () => Promise<boolean>,
+): Promise<string[]> {
   const left: string[] = [];
   const exists = async () => (await query('SELECT FROM pg_roles WHERE rolname = $1', [role])).length > 0;
   const there = await exists();
@@ -34,7 +44,8 @@ async function createRole(query: Query, role: Role, password: string): Promise<s
     const command = `${there ? 'ALTER' : 'CREATE'} ROLE ${role}`;
     const login = (secret: string) => (!password ? command : `${command} LOGIN PASSWORD ${secret}`);
     const secret = !password ? '' : pg.escapeLiteral(scramSecret(password));
-    if (!(await allowed(query, login(secret)))) left.push(`${login("'…'")};`);
+    const done = (await allowed(query, login(secret))) || (there && (await logsIn().catch(() => false)));
+    if (!done) left.push(`${login("'…'")};`);
   }
   const [database] = await query<[string]>('SELECT current_database()');
   const connect = `CONNECT ON DATABASE ${pg.escapeIdentifier(database![0])}`;

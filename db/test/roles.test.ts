@@ -123,15 +123,22 @@ test('the owner grants the rights of roles that were made for him', async () => 
   expect(await logsIn('signals_consumer', 'x')).toBe(true);
 });
 
-test('a password that can’t be set is said without showing it, with code 1', async () => {
+test('a password that can’t be set is said without showing it, with code 1, unless it is the one already', async () => {
   await admin.query(`CREATE ROLE owner LOGIN PASSWORD 'owner'; ALTER DATABASE ${admin.database} OWNER TO owner`);
-  const { code, stdout } = await runMigrate({
-    DATABASE_URL: urlOf({ username: 'owner', password: 'owner' }),
-    SIGNALS_PRODUCER_PASSWORD: 's3cr3t',
-  });
+  const DATABASE_URL = urlOf({ username: 'owner', password: 'owner' });
+  const environment = { DATABASE_URL, SIGNALS_PRODUCER_PASSWORD: 's3cr3t' };
+  const { code, stdout } = await runMigrate(environment);
   expect(code).toBe(1);
   expect(stdout).toContain(`CREATE ROLE signals_producer LOGIN PASSWORD '…';\n`);
   expect(stdout).not.toMatch(/s3cr3t|SCRAM/);
+  const [, sql] = stdout.split(/^-- This user may not.*\n/m);
+  await admin.query(sql!.replace('…', 'another'));
+  expect(await runMigrate(environment)).toMatchObject({
+    code: 1,
+    stdout: expect.stringContaining(`ALTER ROLE signals_producer LOGIN PASSWORD '…';\n`),
+  });
+  await admin.query(`ALTER ROLE signals_producer PASSWORD 's3cr3t'`);
+  expect(await runMigrate(environment)).toMatchObject({ code: 0, stdout: expect.stringContaining('have what') });
 });
 
 test('a password that is not ASCII is refused by its name', async () => {

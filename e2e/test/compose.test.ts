@@ -1,6 +1,6 @@
 /** Starts docker-compose.yml for real, as a project of its own beside any other, and removes it with its data. */
 import { execFile, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -234,6 +234,22 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
       expect({ Name, Status: State.Status, ExitCode: State.ExitCode }).toEqual({ Name, Status: 'exited', ExitCode: 0 });
     }
   });
+});
+
+test.skipIf(missing)('the file of docs/operations.md takes the database out, for one elsewhere', async () => {
+  const [, yaml] = /^```yaml\n(# external\.yml\n.*?)^```/ms.exec(readFileSync(`${ROOT}/docs/operations.md`, 'utf8'))!;
+  const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-external-'));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  const file = path.join(directory, 'external.yml');
+  writeFileSync(file, yaml!);
+  const { services } = JSON.parse(
+    await compose('-f', `${ROOT}/docker-compose.yml`, '-f', file, 'config', '--format', 'json'),
+  );
+  expect(Object.keys(services).sort()).toEqual(['consumer', 'migrate', 'passwords', 'producer']);
+  for (const name of ['migrate', 'consumer', 'producer']) {
+    expect(services[name].environment).toMatchObject({ POSTGRES_HOST: 'db.example.org', PGSSLMODE: 'verify-full' });
+    expect(services[name].environment).not.toHaveProperty('DATABASE_URL');
+  }
 });
 
 /** What the tests read of `docker inspect`. */
