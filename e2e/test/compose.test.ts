@@ -1,6 +1,6 @@
 /** Starts docker-compose.yml for real, as a project of its own beside any other, and removes it with its data. */
 import { execFile, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -134,6 +134,22 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
       'COMPOSE_PROJECT_NAME',
     ]);
     expect([...documented].map(([, name]) => name!).filter((name) => !known.has(name))).toEqual([]);
+  });
+
+  test('is a project of its own in each clone', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'pg-signals-compose-'));
+    const project = async (clone: string) => {
+      const file = path.join(folder, clone, 'docker-compose.yml');
+      cpSync(path.join(ROOT, 'docker-compose.yml'), file);
+      const config = JSON.parse(await docker('compose', '--file', file, 'config', '--format', 'json'));
+      return [config.name, config.volumes.data.name];
+    };
+    try {
+      expect(await project('first')).toEqual(['first', 'first_data']);
+      expect(await project('second')).toEqual(['second', 'second_data']);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test('notifies a psql that listens with the row that the producer answered', async () => {

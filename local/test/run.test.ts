@@ -204,9 +204,14 @@ describe.skipIf(!onLinux)('make run', () => {
     expect((await elsewhere()).sort()).toEqual([false, true, true, true]);
   });
 
-  test("README's programs work by README's commands", async () => {
-    const run = await makeRun();
+  test("README's programs work by README's commands, also where the database's port is taken", async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    onTestFinished(() => void other.close());
+    await once(other, 'listening');
+    const { port } = other.address() as { port: number };
+    const run = await makeRun({ variables: { POSTGRES_PORT: String(port) } });
     await run.ready();
+    expect(run.output).toMatch(new RegExp(`^PostgreSQL runs on 127\\.0\\.0\\.1:\\d+ \\(${port} is taken\\), `, 'm'));
     expect(await runReadmePrograms(directory)).toBe('temperature 21.5');
   });
 
