@@ -52,5 +52,5 @@ logs: ## follow the logs of the containers
 	docker compose logs -f
 
 .PHONY: ingest
-ingest: $(INSTALLED) ## send one random signal to PORT=8080
-	@curl -sS -X POST localhost:$$(node --env-file-if-exists=.env --print 'process.env.PORT || 8080')/ingest && echo
+ingest: $(INSTALLED) ## send one random signal to the producer on PORT=8080
+	@node producer/src/send/main.ts --attempts 1 --name test_signal --value "$$(node --print 'Math.random()')"

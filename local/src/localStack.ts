@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { styleText } from 'node:util';
 import { messageOf } from '@pg-signals/db';
 import { migrate } from '@pg-signals/db/migrate';
-import { httpUrl, listen } from '@pg-signals/runtime';
+import { listen, localUrl } from '@pg-signals/runtime';
 import { DataInUseError, type EmbeddedPostgres, startEmbeddedPostgres } from './embedded.ts';
 import { freePort } from './freePort.ts';
 import { prepareOwner } from './owner.ts';
@@ -75,7 +75,7 @@ export class LocalStack {
       );
     }
     await Promise.all(this.#services.map((service) => service.ready(signal)));
-    return httpUrl(['127.0.0.1', '0.0.0.0', '::'].includes(settings.host) ? 'localhost' : settings.host, port);
+    return localUrl(settings.host, port);
   }
 
   /** Stops the producer, then the consumers, then PostgreSQL; resolves with true where each stopped in order. */

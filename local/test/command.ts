@@ -65,7 +65,7 @@ export class MakeRun extends Command {
 
   /** Resolves with the producer's URL when everything is ready. */
   async ready(): Promise<string> {
-    const [, address] = await this.shows(/^Ready after .* curl -X POST (localhost:\d+)\/ingest$/m);
+    const [, address] = await this.shows(/^Ready after .* curl -X POST (\S+)\/ingest$/m);
     return `http://${address}`;
   }
 

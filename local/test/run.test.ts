@@ -215,13 +215,13 @@ describe.skipIf(!onLinux)('make run', () => {
     expect(await runReadmePrograms(directory)).toBe('temperature 21.5');
   });
 
-  test('make ingest takes PORT from .env, as make run does', async () => {
+  test('make ingest takes address and token from .env, as make run does', async () => {
     const env = path.join(directory, '.env');
     const port = await freePort();
-    writeFileSync(env, `PORT='${port}'\n`);
+    writeFileSync(env, `PORT='${port}'\nHOST=127.0.0.2\nINGEST_TOKEN=a-token-for-tests\n`);
     onTestFinished(() => rmSync(env));
     const run = await makeRun({ variables: { PORT: undefined } });
-    expect(await run.ready()).toBe(`http://localhost:${port}`);
+    expect(await run.ready()).toBe(`http://127.0.0.2:${port}`);
     const answer = execFileSync('make', ['-s', 'ingest'], { cwd: directory, encoding: 'utf8' });
     await expectSignalIn(run, 2, JSON.parse(answer));
   });

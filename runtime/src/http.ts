@@ -4,6 +4,7 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import { Connections } from './connections.ts';
+import { httpUrl } from './httpUrl.ts';
 import type { Logger } from './logger.ts';
 import { hasBody, Problem, sendProblem, toProblem } from './problem.ts';
 
@@ -179,9 +180,4 @@ export async function listen(
     server,
     stop: () => (server.listening ? connections.end(server) : Promise.resolve()),
   };
-}
-
-/** The URL of an HTTP server; an IPv6 address goes into brackets. */
-export function httpUrl(host: string, port: number): string {
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

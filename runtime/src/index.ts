@@ -4,7 +4,6 @@ export {
   answerError,
   createApp,
   type HttpServer,
-  httpUrl,
   type ListenOptions,
   listen,
   type Metrics,
@@ -12,6 +11,7 @@ export {
   PortTakenError,
   type ReadyCheck,
 } from './http.ts';
+export { httpUrl, localUrl } from './httpUrl.ts';
 export { createLogger, type Logger, type LoggerOptions } from './logger.ts';
 export { createMetrics, type PoolFigures } from './metrics.ts';
 export { NODE_FLAGS } from './nodeFlags.ts';

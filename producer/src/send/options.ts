@@ -1,5 +1,6 @@
 /** The command line of `npm run send`. */
 import { parseArgs } from 'node:util';
+import { localUrl } from '@pg-signals/runtime/http-url';
 import { isKey } from 'pg-signals';
 import { readTokens, TOKENS_EXPECTED } from '../tokens.ts';
 
@@ -8,7 +9,7 @@ export const USAGE = `Sends signals to a producer.
   npm run send -- --name temperature --value 21.5 [--timestamp 2026-04-02T16:23:17Z] [--attributes '{"room":"kitchen"}']
   npm run send -- --file readings.ndjson          one signal per line; - reads standard input
 
-  --url URL       the producer's address (http://localhost:$PORT/ingest, port 8080)
+  --url URL       the producer's address (that of HOST and PORT: http://localhost:8080/ingest)
   --id TEXT       a second run with the same id and the same lines inserts nothing twice. For a file the default is
                   its path, size and time of change; for standard input a random one, which is printed.
   --batch N       lines per request (5000)
@@ -43,7 +44,7 @@ export class UsageError extends Error {
 export function readOptions(args: string[], environment = process.env): SendOptions | undefined {
   const { values } = parse(args);
   if (values.help) return undefined;
-  const url = values.url ?? `http://localhost:${environment.PORT || 8080}/ingest`;
+  const url = values.url ?? `${localUrl(environment.HOST, environment.PORT || 8080)}/ingest`;
   if (!/^https?:\/\//.test(url) || !URL.canParse(url)) {
     throw new UsageError('--url: expected http://host:port/ingest');
   }
