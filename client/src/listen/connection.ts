@@ -199,7 +199,10 @@ export class Connector {
     this.#client = client; // from here on a channel that is added is listened on by itself
     const channels = [prover.channel, ...this.#handlers.keys()];
     const listen = channels.map((channel) => `LISTEN ${pg.escapeIdentifier(channel)}`).join('; ');
-    await queryOn(client, listen, [], timeoutMs);
+    await queryOn(client, listen, [], timeoutMs).catch(async (error) => {
+      if (error.code === '58P01') await this.#freeQueue();
+      throw error;
+    });
     try {
       await prover.prove();
       return { prover, startedAt };
@@ -211,6 +214,17 @@ export class Connector {
         'LISTEN succeeds here but no notification comes through: point DATABASE_URL at the server itself',
       );
     }
+  }
+
+  /**
+   * 58P01: the server's queue of notifications begins with some whose transactions it no longer knows, and LISTEN reads from
+   * there (servers before 14.21, 15.16, 16.12, 17.8 and 18.2, after a vacuum while a listener lagged far behind). This call gives
+   * up what nobody waits for; the next attempt to LISTEN succeeds then.
+   */
+  async #freeQueue(): Promise<void> {
+    const { query, logger } = this.#options;
+    const [row] = await query<[number]>('SELECT pg_notification_queue_usage()');
+    logger.warn('LISTEN failed on old notifications, dropping those that nobody waits for', { queue_usage: row![0] });
   }
 
   /**

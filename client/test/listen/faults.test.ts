@@ -1,5 +1,5 @@
 /** The ways in which a connection or a server fails, for real. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -296,6 +296,28 @@ test('while the server stalls, attempts take no more sessions than the pool allo
   expect(sessions.length).toBeLessThanOrEqual(2 * 4);
   await stalled;
   for (const listener of [a, b]) await complete(listener, since);
+});
+
+test('LISTEN that fails on notifications of the past is repaired', async () => {
+  const { client } = listeners.writer;
+  // More pages than are kept in memory wait for a listener that never reads them, and then their first file is gone.
+  const [lagging, notifier] = [await listeners.another(), await listeners.another()];
+  await lagging.client.query('LISTEN elsewhere');
+  await lagging.client.query('BEGIN');
+  await lagging.client.query('SELECT 1');
+  await notifier.client.query(
+    `SELECT pg_notify('elsewhere', n || repeat('x', 7000)) FROM generate_series(1, 300) AS n`,
+  );
+  const ended = new Promise((resolve) => lagging.client.once('end', resolve));
+  await client.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT 1'`);
+  await ended;
+  const queue = path.join(directory, 'data', 'pg_notify');
+  rmSync(path.join(queue, readdirSync(queue).sort()[0]!));
+  const since = await lastId();
+  const listener = await listening();
+  expect(listener.counts.retrying).toBe(1);
+  expect(listener.log).toContain('WARN LISTEN failed on old notifications, dropping those that nobody waits for');
+  await complete(listener, since);
 });
 
 test('stopped while its connection is being opened, it stops', async () => {
