@@ -1,6 +1,8 @@
 /** Makes the roles that the services connect as, with the rights that each needs and no other. */
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import { backoff } from './backoff.ts';
 import { connected } from './connected.ts';
 import type { Query } from './query.ts';
 import { missingRights, type Role, rightsOf } from './rights.ts';
@@ -9,6 +11,8 @@ export const ROLES: readonly Role[] = ['signals_producer', 'signals_consumer'];
 
 const INSUFFICIENT_PRIVILEGE = '42501';
 const DUPLICATE_OBJECT = '42710';
+/** A role of that name is being created; `tuple concurrently updated`. */
+const CHANGED_BY_ANOTHER = ['23505', 'XX000'];
 
 /**
  * Creates the roles where they are missing, and gives them their rights. One whose password is given can log in with it from
@@ -62,16 +66,22 @@ async function missingOf(query: Query, role: Role, connect: string): Promise<str
   return [...(row![0] ? [] : [connect]), ...(await missingRights(query, role, role))];
 }
 
-/** Runs a statement; false where the user may not. */
+/**
+ * Runs a statement; false where the user may not. It is repeated where another process changes the same role or table at this
+ * moment: PostgreSQL lets both go ahead and refuses the later one, with no code of its own.
+ */
 async function allowed(query: Query, sql: string): Promise<boolean> {
-  try {
-    await query(sql);
-    return true;
-  } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === DUPLICATE_OBJECT) return true; // created by another process just now
-    if (code === INSUFFICIENT_PRIVILEGE) return false;
-    throw error;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await query(sql);
+      return true;
+    } catch (error) {
+      const { code = '' } = error as { code?: string };
+      if (code === DUPLICATE_OBJECT) return true; // created by another process just now
+      if (code === INSUFFICIENT_PRIVILEGE) return false;
+      if (!CHANGED_BY_ANOTHER.includes(code) || attempt === 20) throw error;
+      await sleep(backoff(attempt, { firstMs: 10, longestMs: 200 }));
+    }
   }
 }
 

@@ -6,7 +6,9 @@ import path from 'node:path';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { migrate } from '../src/migrate.ts';
 import { rightsOf } from '../src/rights.ts';
+import { createRoles } from '../src/roles.ts';
 import { runMigrate } from './runMigrate.ts';
 
 const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-roles-'));
@@ -147,6 +149,18 @@ test('a password that is not ASCII is refused by its name', async () => {
     stdout: '',
     stderr: 'SIGNALS_PRODUCER_PASSWORD: expected a password in ASCII\n',
   });
+});
+
+test('many that make the roles at once, from two databases of the server, all succeed', async () => {
+  const other = `${admin.database}_other`;
+  await root.query(`CREATE DATABASE ${other}`);
+  const urls = [url, urlOf({ pathname: `/${other}` })];
+  await Promise.all(urls.map((each) => migrate(each)));
+  const passwords = { signals_producer: 'p', signals_consumer: 'c' };
+  const left = await Promise.all(Array.from({ length: 16 }, (_, n) => createRoles(urls[n % 2]!, passwords)));
+  expect(left.flat()).toEqual([]);
+  expect(await logsIn('signals_producer', 'p')).toBe(true);
+  await root.query(`DROP DATABASE ${other}`);
 });
 
 test('a stranger hears what is notified and may do nothing else, and nothing at all once PUBLIC may not connect', async () => {
