@@ -5,6 +5,8 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 export interface IngestMetrics extends Pick<PublisherObserver, 'committed' | 'inserted' | 'failed'> {
   /** A request was answered with an error before its signals reached the publisher. */
   rejected(status: number): void;
+  /** A request was answered 503, since all together held too many bytes. */
+  notHeld(): void;
 }
 
 const SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10];
@@ -19,8 +21,11 @@ const REJECTED: Record<number, string> = {
   415: 'wrong-type',
 };
 
-/** @param waiting the publisher's. */
-export function ingestMetrics(registry: Registry, waiting: () => number): IngestMetrics {
+/**
+ * @param waiting the publisher's.
+ * @param heldBytes of all requests.
+ */
+export function ingestMetrics(registry: Registry, waiting: () => number, heldBytes: () => number): IngestMetrics {
   const registers = [registry];
   const ingested = new Counter({ name: 'signals_ingested_total', help: 'Rows committed.', registers });
   const repeated = new Counter({
@@ -61,6 +66,14 @@ export function ingestMetrics(registry: Registry, waiting: () => number): Ingest
       this.set(waiting());
     },
   });
+  new Gauge({
+    name: 'signals_ingest_held_bytes',
+    help: 'Bytes of requests in flight.',
+    registers,
+    collect() {
+      this.set(heldBytes());
+    },
+  });
   return {
     committed(signals, waitedMs) {
       batchSize.observe(signals);
@@ -78,5 +91,6 @@ export function ingestMetrics(registry: Registry, waiting: () => number): Ingest
       const reason = REJECTED[status];
       if (reason) failed.inc({ reason });
     },
+    notHeld: () => failed.inc({ reason: 'held-bytes' }),
   };
 }

@@ -16,6 +16,7 @@ import {
 import { createPublisher, type Publisher } from 'pg-signals';
 import { canInsert } from './canInsert.ts';
 import { keepClearingKeys } from './clearKeys.ts';
+import { HeldBytes } from './ingest/heldBytes.ts';
 import { createIngest, type Ingest } from './ingest/ingest.ts';
 import { type IngestMetrics, ingestMetrics } from './metrics.ts';
 import type { ProducerSettings } from './settings.ts';
@@ -43,7 +44,12 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   let stopped: Promise<void> | undefined;
   const metrics = createMetrics(logger, pool);
   const shownMetrics = cluster.isWorker ? metricsOfAllWorkers(metrics) : metrics;
-  const figures = ingestMetrics(metrics, () => publisher.waiting);
+  const held = new HeldBytes(settings.INGEST_MAX_HELD_BYTES, () => figures.notHeld());
+  const figures: IngestMetrics = ingestMetrics(
+    metrics,
+    () => publisher.waiting,
+    () => held.bytes,
+  );
   const publisher: Publisher = createPublisher(pool, {
     maxBatch: settings.INGEST_MAX_BATCH,
     maxInFlight: settings.INGEST_MAX_IN_FLIGHT,
@@ -62,6 +68,7 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   const abort = new AbortController();
   const ingest = createIngest({
     stopping: abort.signal,
+    held,
     publisher,
     maxBody: settings.INGEST_MAX_BODY,
     maxDecompressed: settings.INGEST_MAX_DECOMPRESSED,
@@ -82,8 +89,11 @@ export async function startProducer(settings: ProducerSettings, logger: Logger):
   try {
     if (healthPort !== undefined)
       health = await listen(createApp(parts), healthPort, { host, variable: 'HEALTH_PORT' });
-    const headersTimeoutMs = settings.INGEST_RECEIVE_TIMEOUT_MS;
-    server = await listen(inFrontOf(app, ingest, figures, logger), settings.PORT, { host, headersTimeoutMs });
+    server = await listen(inFrontOf(app, ingest, figures, logger), settings.PORT, {
+      host,
+      headersTimeoutMs: settings.INGEST_RECEIVE_TIMEOUT_MS,
+      maxConnections: settings.INGEST_MAX_CONNECTIONS,
+    });
   } catch (error) {
     await Promise.all([health?.stop(), pool.end()]);
     throw error;

@@ -22,6 +22,10 @@ const schema = databaseSettings({
   INGEST_MAX_QUEUE: wholeNumber(10_000),
   /** Bytes that may wait for the database. */
   INGEST_MAX_QUEUE_BYTES: wholeNumber(64 * 1024 * 1024),
+  /** Bytes of requests in flight that a process holds; past that a request is answered 503. */
+  INGEST_MAX_HELD_BYTES: wholeNumber(64 * 1024 * 1024),
+  /** Connections of clients at a time; one more is closed at once. */
+  INGEST_MAX_CONNECTIONS: wholeNumber(5_000),
   /** How long a request may wait for the database, in ms. */
   INGEST_TIMEOUT_MS: milliseconds(10_000),
   /** How long a client may take to send its headers, its body, or the next part of a stream of NDJSON, in ms. */

@@ -31,6 +31,8 @@ const DETAILS: Record<number, string> = {
   431: 'The headers of the request are too long.',
 };
 
+const CLOSE = { headers: { Connection: 'close' } };
+
 /** Keeps each connection with its latest answer: by connection, since a listener for each request would cost too much. */
 export class Connections {
   readonly #latest = new Map<Socket, ServerResponse | undefined>();
@@ -54,12 +56,12 @@ export class Connections {
       this.#latest.set(socket, response);
       if (this.#stopping) response.shouldKeepAlive = false;
       if (request.headers.host === undefined && request.httpVersion === '1.1') {
-        return sendProblem(request, response, new Problem(400, 'The request has no Host header.'));
+        return sendProblem(request, response, new Problem(400, 'The request has no Host header.', CLOSE));
       }
       handler(request, response);
     });
     server.on('checkExpectation', (request, response) =>
-      sendProblem(request, response, new Problem(417, 'Expect: only 100-continue is known.')),
+      sendProblem(request, response, new Problem(417, 'Expect: only 100-continue is known.', CLOSE)),
     );
     server.on('clientError', (error: NodeJS.ErrnoException, socket) => this.#answerUnparsed(error, socket as Socket));
   }

@@ -43,12 +43,17 @@ GET /metrics   figures in the format of Prometheus
  */
 export function createApp({ about, logger, metrics, ready, routes = {}, health = true }: AppOptions): Express {
   const app = express().disable('x-powered-by').disable('etag').set('query parser', 'simple');
+  let shown: Promise<string> | undefined;
   const healthRoutes: Routes = {
     '/healthz': { get: (_request, response) => void response.json({ status: 'ok' }) },
     '/readyz': { get: readiness(ready, logger) },
     '/metrics': {
       get: async (_request, response) => {
-        response.type(metrics.contentType).send(await metrics.metrics());
+        // One for all that ask while it is written, so that many requests take no more memory than one.
+        shown ??= metrics.metrics().finally(() => {
+          shown = undefined;
+        });
+        response.type(metrics.contentType).send(await shown);
       },
     },
   };

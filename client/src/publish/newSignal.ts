@@ -18,10 +18,18 @@ const NOT_FOR_JSONB = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/;
 
 function isStorable(attributes: unknown): boolean {
   try {
-    return !NOT_FOR_JSONB.test(JSON.stringify(attributes));
+    const json = JSON.stringify(attributes);
+    if (json.includes('null')) JSON.stringify(attributes, requireFinite);
+    return !NOT_FOR_JSONB.test(json);
   } catch {
-    return false; // nested more deeply than the stack
+    return false; // nested more deeply than the stack, or a number that requireFinite throws at
   }
+}
+
+/** JSON has no infinite number: what came as 1e400 would be stored as null. */
+function requireFinite(_key: string, value: unknown): unknown {
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new RangeError('not finite');
+  return value;
 }
 
 const NAME = 'expected 1 to 255 characters, none of them a control character';
@@ -46,7 +54,8 @@ const newSignal = z.strictObject(
     attributes: z
       .record(z.string(), z.unknown(), { error: 'expected an object' })
       .refine(isStorable, {
-        error: 'expected no U+0000, no half of a surrogate pair and no very deep nesting',
+        error:
+          'expected no U+0000, no half of a surrogate pair, no very deep nesting and no number that a double does not hold',
       })
       .optional(),
     key: z.string({ error: KEY }).regex(VISIBLE, { error: KEY }).optional(),
@@ -75,11 +84,12 @@ export interface FieldError {
  */
 export function checkSignal(value: unknown, at = ''): { signal: NewSignal } | { errors: FieldError[] } {
   const result = newSignal.safeParse(value);
-  if (result.success) return { signal: result.data };
+  // Not the copy that the check makes: it lacks an attribute named __proto__.
+  if (result.success) return { signal: value as NewSignal };
   return {
     errors: result.error.issues.flatMap((issue) => {
       if (issue.code === 'unrecognized_keys') {
-        return issue.keys.map((key) => ({
+        return issue.keys.slice(0, MAX_KEYS).map((key) => ({
           pointer: `${at}/${escapePointer(key)}`,
           detail: `expected only signal_name, signal_value, timestamp, attributes and key`,
         }));
@@ -91,13 +101,20 @@ export function checkSignal(value: unknown, at = ''): { signal: NewSignal } | { 
   };
 }
 
-const escapePointer = (key: string) => key.replaceAll('~', '~0').replaceAll('/', '~1');
+/** Unknown fields that are named. */
+const MAX_KEYS = 100;
+
+const escapePointer = (key: string) => shorten(key, 80).replaceAll('~', '~0').replaceAll('/', '~1');
+
+/** A text for a message: what a client sends may be long, and a message repeats it for each line. */
+export function shorten(text: string, characters: number): string {
+  return text.length > characters ? `${text.slice(0, characters)}… (${text.length} characters)` : text;
+}
 
 /** A value as a message shows it, cut to 80 characters. */
 function describe(value: unknown): string {
   if (value === undefined) return 'nothing';
   if (Array.isArray(value)) return 'an array';
   if (typeof value === 'object' && value !== null) return 'an object';
-  const json = JSON.stringify(value);
-  return json.length > 80 ? `${json.slice(0, 80)}… (${json.length} characters)` : json;
+  return shorten(JSON.stringify(value), 80);
 }

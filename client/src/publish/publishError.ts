@@ -2,7 +2,7 @@
 import { ConnectTimeoutError, NoAnswerError, QueryTimeoutError } from '@pg-signals/db';
 import { OverloadedError, TimedOutError } from './batcher.ts';
 import { KEY_CONFLICT } from './insertSignals.ts';
-import type { FieldError } from './newSignal.ts';
+import { type FieldError, shorten } from './newSignal.ts';
 
 /**
  * - `invalid`: a field is wrong; `errors` says which. Nothing was sent.
@@ -79,7 +79,7 @@ function isNoFreeId(error: unknown): boolean {
 /** Turns what an insert rejected with into what became of its signals. */
 export function toPublishError(error: unknown): PublishError {
   if (error instanceof PublishError) return error;
-  const { message } = error as Error;
+  const message = shorten((error as Error).message, 300); // the database repeats a value
   const { code } = error as { code?: string };
   const cause = error;
   if (error instanceof OverloadedError) return new PublishError('overloaded', message, { cause });

@@ -4,7 +4,7 @@ import type { Pool } from 'pg';
 import { inHalves } from './inHalves.ts';
 import { INSERT, insertColumns } from './insertSignals.ts';
 import type { FieldError } from './newSignal.ts';
-import { isRefusal } from './publishError.ts';
+import { isRefusal, toPublishError } from './publishError.ts';
 import type { SignalRow } from './signalRow.ts';
 
 /**
@@ -25,7 +25,7 @@ export function refusedRows(pool: Pool, rows: readonly SignalRow[], timeoutMs: n
         isRefusal,
         failed(_row, error, index) {
           if (!isRefusal(error)) throw error;
-          refused.push({ pointer: `/${index}`, detail: (error as Error).message });
+          refused.push({ pointer: `/${index}`, detail: toPublishError(error).message });
         },
       });
     } finally {

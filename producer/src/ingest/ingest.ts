@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Problem } from '@pg-signals/runtime';
 import { type GroupKey, isKey, type NewSignal, PublishError, type Publisher } from 'pg-signals';
 import { createAccessCheck } from './access.ts';
+import { type HeldBytes, RequestBytes } from './heldBytes.ts';
 import { ingestLines } from './ingestLines.ts';
 import { toIngestProblem } from './ingestProblem.ts';
 import { parseJson } from './parseJson.ts';
@@ -14,8 +15,10 @@ export interface IngestOptions {
   maxBody: number;
   /** Longest compressed stream of NDJSON, in bytes after decompression. */
   maxDecompressed: number;
-  /** Lines of NDJSON in one transaction. */
+  /** Signals of an array, and lines of NDJSON in one transaction. */
   maxBatch: number;
+  /** What all requests hold together. */
+  held: HeldBytes;
   /** How long a client may take to send a body of JSON, or pause in a stream of NDJSON, in ms. */
   receiveTimeoutMs: number;
   /** Each lets a request in; without any, all are let in. */
@@ -34,26 +37,37 @@ const LINES_TYPE = 'application/x-ndjson';
 
 /** A plain handler, so that it works in front of express as well as inside. */
 export function createIngest(options: IngestOptions): Ingest {
-  const { publisher, maxBody, maxDecompressed, maxBatch, receiveTimeoutMs: timeoutMs, random, stopping } = options;
+  const {
+    publisher,
+    maxBody,
+    maxDecompressed,
+    maxBatch,
+    receiveTimeoutMs: timeoutMs,
+    random,
+    stopping,
+    held,
+  } = options;
   const checkAccess = createAccessCheck(options.tokens);
 
   return async (request, response) => {
     checkAccess(request);
     const type = mediaType(request);
     const key = idempotencyKey(request);
-    if (type === LINES_TYPE) {
-      if (key !== undefined) throw new Problem(400, 'NDJSON has no Idempotency-Key: give each line its own "key".');
-      const lines = { publisher, maxBatch, maxLine: maxBody, maxDecompressed, timeoutMs, stopping };
-      return answer(response, await ingestLines(request, lines));
-    }
-    const body = await readBody(request, { maxBytes: maxBody, timeoutMs, stopping });
-    const group = key === undefined ? undefined : { key, content: body };
+    const bytes = new RequestBytes(held);
     try {
+      if (type === LINES_TYPE) {
+        if (key !== undefined) throw new Problem(400, 'NDJSON has no Idempotency-Key: give each line its own "key".');
+        const lines = { publisher, maxBatch, maxLine: maxBody, maxDecompressed, timeoutMs, stopping, bytes };
+        return answer(response, await ingestLines(request, lines));
+      }
+      const body = await readBody(request, { maxBytes: maxBody, timeoutMs, stopping, bytes });
+      const group = key === undefined ? undefined : { key, content: body };
       if (body === '' && !random) throw new Problem(422, 'The body is empty: expected a signal.');
       if (body === '') return answer(response, await publisher.publish(randomSignal(), group));
       if (type !== JSON_TYPE) throw wrongType(type);
       const value = parseJson(body);
       if (!Array.isArray(value)) return answer(response, await publisher.publish(checkKey(value, group), group));
+      if (value.length > maxBatch) throw tooMany(value.length, maxBatch);
       const rows = await publisher.publishAll(
         value.map((signal) => checkKey(signal, group)),
         group,
@@ -61,8 +75,15 @@ export function createIngest(options: IngestOptions): Ingest {
       answer(response, { accepted: rows.length, ids: rows.map(({ id }) => id) });
     } catch (error) {
       throw error instanceof PublishError ? toIngestProblem(error) : error;
+    } finally {
+      bytes.release();
     }
   };
+}
+
+function tooMany(signals: number, maxBatch: number): Problem {
+  const limit = `${maxBatch} (INGEST_MAX_BATCH)`;
+  return new Problem(413, `The array has ${signals} signals, more than ${limit}: send several, or NDJSON.`);
 }
 
 function answer(response: ServerResponse, result: unknown): void {

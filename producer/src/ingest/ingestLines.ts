@@ -5,8 +5,10 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Problem } from '@pg-signals/runtime';
 import { isSignalsOwn, type NewSignal, type Publisher } from 'pg-signals';
 import { bodyProblem, decompress } from './decompress.ts';
+import type { RequestBytes } from './heldBytes.ts';
 import { toIngestProblem } from './ingestProblem.ts';
 import { type Line, LineSplitter } from './lines.ts';
+import { parseExactly } from './parseJson.ts';
 import { stoppingProblem } from './readBody.ts';
 
 export interface LinesOptions {
@@ -21,6 +23,8 @@ export interface LinesOptions {
   timeoutMs: number;
   /** Aborts when the producer stops: the report is then sent at once. */
   stopping: AbortSignal;
+  /** Holds the lines until they are inserted. */
+  bytes: RequestBytes;
 }
 
 /** What became of the lines. Empty lines are not counted; `errors` holds the first hundred that failed. */
@@ -54,6 +58,8 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
   let characters = 0;
   let nextLine = 1;
   let publishing = Promise.resolve();
+  /** Of the bytes held, those of lines that are being published. */
+  let waiting = 0;
 
   async function publish(lines: readonly ReadLine[], after: Promise<void>): Promise<void> {
     const values = lines.flatMap((line) => ('value' in line ? [line.value as NewSignal] : []));
@@ -77,9 +83,16 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
     const [lines, before] = [batch, publishing];
     batch = [];
     characters = 0;
+    const size = options.bytes.bytes - waiting - splitter.waiting;
     if (lines.length > 0) {
-      publishing = publish(lines, before);
+      waiting += size;
+      publishing = publish(lines, before).finally(() => {
+        waiting -= size;
+        options.bytes.release(size);
+      });
       publishing.catch(() => {}); // the next await of it rejects
+    } else {
+      options.bytes.release(size); // empty lines
     }
     await before;
     await nextTurn(); // the insert is sent at the end of this turn; reading on now would delay it
@@ -107,6 +120,11 @@ export async function ingestLines(request: IncomingMessage, options: LinesOption
         const limit = `${options.maxDecompressed} bytes (INGEST_MAX_DECOMPRESSED)`;
         throw new Problem(413, `The body decompresses to more than ${limit}.`);
       }
+      if (!options.bytes.hold(chunk.length)) {
+        await flush();
+        await publishing;
+        if (!options.bytes.hold(chunk.length)) throw options.bytes.refuse();
+      }
       await take(splitter.push(chunk));
     }
     await take(splitter.end());
@@ -132,7 +150,7 @@ type ReadLine = { number: number; value: unknown } | { number: number; wrong: st
 
 function parseLine({ number, text }: { number: number; text: string }): ReadLine {
   try {
-    return { number, value: JSON.parse(text) };
+    return { number, value: parseExactly(text) };
   } catch (error) {
     return { number, wrong: `not JSON: ${(error as Error).message}` };
   }

@@ -22,6 +22,11 @@ export class LineSplitter {
     this.#tooLong = `longer than ${maxBytes} bytes (INGEST_MAX_BODY)`;
   }
 
+  /** Bytes kept of a line that has not ended. */
+  get waiting(): number {
+    return this.#rest.length;
+  }
+
   /** The lines that end in this chunk. Empty ones are left out, but numbered. */
   push(chunk: Buffer): Line[] {
     const lines: Line[] = [];

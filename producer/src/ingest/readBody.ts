@@ -4,6 +4,7 @@ import type { IncomingMessage } from 'node:http';
 import { hasBody, Problem } from '@pg-signals/runtime';
 import { bodyProblem, decompress } from './decompress.ts';
 import { GrowingBuffer } from './growingBuffer.ts';
+import type { RequestBytes } from './heldBytes.ts';
 
 export interface BodyLimits {
   /** Longest body, in bytes, before and after decompression. */
@@ -12,6 +13,8 @@ export interface BodyLimits {
   timeoutMs: number;
   /** Aborts when the producer stops; from then on the client has a second left. */
   stopping: AbortSignal;
+  /** Holds the body until the request is answered. */
+  bytes: RequestBytes;
 }
 
 const STOPPING_MS = 1_000;
@@ -20,7 +23,8 @@ const STOPPING_MS = 1_000;
  * With events instead of an iterator, which would double the cost of this: it runs for each request.
  *
  * @throws {Problem} 413 past `maxBytes`, as soon as that is known; 408 past `timeoutMs`; 400 for a body that is not UTF-8,
- *   is not compressed as its header says, or breaks off; 415 for an unknown Content-Encoding; 503 at a stop.
+ *   is not compressed as its header says, or breaks off; 415 for an unknown Content-Encoding; 503 at a stop
+ *   and where all requests together hold too much.
  */
 export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<string> {
   if (!hasBody(request)) return Promise.resolve('');
@@ -53,6 +57,7 @@ export function readBody(request: IncomingMessage, limits: BodyLimits): Promise<
     };
     const onData = (chunk: Buffer) => {
       if (received.length + chunk.length > limits.maxBytes) fail(tooLarge(limits.maxBytes));
+      else if (!limits.bytes.hold(chunk.length)) fail(limits.bytes.refuse());
       else received.append(chunk);
     };
     body.on('data', onData);
