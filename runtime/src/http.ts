@@ -38,8 +38,8 @@ GET /metrics   figures in the format of Prometheus
 `;
 
 /**
- * An express application with `GET /` (text for people: where to go), `GET /healthz` (the process runs), `GET /readyz` (200 when it can work now, otherwise 503
- * with the reason), `GET /metrics` and `routes`. Every error is answered as problem+json.
+ * An express application with `GET /` (text for people: where to go), `GET /healthz` (the process runs), `GET /readyz` (200
+ * when it can work now, otherwise 503 with the reason), `GET /metrics` and `routes`. Every error is answered as problem+json.
  */
 export function createApp({ about, logger, metrics, ready, routes = {}, health = true }: AppOptions): Express {
   const app = express().disable('x-powered-by').disable('etag').set('query parser', 'simple');

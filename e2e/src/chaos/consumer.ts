@@ -90,7 +90,9 @@ export class Consumer {
   #spawn(): void {
     const url = new URL(this.#options.url);
     url.port = String(this.proxy.port);
-    const child = fork(PROGRAM, [this.kind, this.applicationName, url.href], {
+    const child = fork(PROGRAM, [this.kind, this.applicationName], {
+      // Not an argument, which every user of the machine can read: it is a superuser's.
+      env: { ...process.env, DATABASE_URL: url.href },
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     });

@@ -68,9 +68,9 @@ setInterval(() => {
   if (ids.length > 0) flush();
 }, SEND_EVERY_MS);
 
-const [kind = '', name = '', url = ''] = process.argv.slice(2);
+const [kind = '', name = ''] = process.argv.slice(2);
 const { consume } = await KINDS[kind]!();
-const consumed = consume(url, name, hooks, stop.signal);
+const consumed = consume(process.env.DATABASE_URL!, name, hooks, stop.signal);
 await new Promise((resolve) => stop.signal.addEventListener('abort', resolve));
 await consumed;
 flush(() => process.exit(0));
