@@ -53,7 +53,9 @@ export async function startConsumer(
     ...callbacks,
   );
   const query = createQuery(pool, RIGHTS_TIMEOUT_MS);
+  let stopped: Promise<void> | undefined;
   const ready = async () => {
+    if (stopped) throw new Error('The consumer is stopping.');
     if (logger.lines.room()) throw new Error('The log is not being read, and signals wait for that.');
     // Without SELECT small signals still come, as notifications, and the proofs succeed.
     await requireRights(query, 'signals_consumer').catch(ignoreNoAnswer);
@@ -71,7 +73,6 @@ export async function startConsumer(
   const abort = new AbortController();
   const listened = listener.start(abort.signal);
 
-  let stopped: Promise<void> | undefined;
   const stop = async () => {
     abort.abort();
     await listened;

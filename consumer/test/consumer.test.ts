@@ -172,3 +172,27 @@ test('with HEALTH_PORT it answers there', async () => {
   expect((await fetch(`http://127.0.0.1:${HEALTH_PORT}/healthz`)).status).toBe(200);
   await other.stop();
 });
+
+test('from the start of a stop it is not ready, while a callback is still at work', async () => {
+  const called = Promise.withResolvers<void>();
+  const finish = Promise.withResolvers<void>();
+  const settings = readConsumerSettings({ DATABASE_URL: database.url, PORT: '0' });
+  let text = '';
+  const changed = new Condition();
+  const write = (lines: string) => {
+    text += lines;
+    changed.changed();
+  };
+  const other = await startConsumer(settings, createLogger({ write }), () => {
+    called.resolve();
+    return finish.promise;
+  });
+  await changed.until(() => text.includes('Starting listener'));
+  await writer.client.query(`INSERT INTO signals (signal_name, signal_value) VALUES ('slow', 1)`);
+  await called.promise;
+  const stopped = other.stop();
+  const ready = await fetch(`${other.url}/readyz`);
+  expect([ready.status, await ready.json()]).toMatchObject([503, { detail: 'The consumer is stopping.' }]);
+  finish.resolve();
+  await stopped;
+});

@@ -198,7 +198,8 @@ export function createPublisher(pool: Pool, options: PublisherOptions = {}): Pub
     } catch (error) {
       if (!(error instanceof PublishError) || error.failure !== 'refused' || rows.length === 1) throw error;
       const refused = await refusedRows(pool, rows, timeoutMs).catch(() => []);
-      throw new PublishError('refused', error.message, { errors: refused, cause: error.cause });
+      const errors = refused.slice(0, MAX_ERRORS);
+      throw new PublishError('refused', error.message, { errors, cause: error.cause });
     }
   }
 

@@ -95,6 +95,28 @@ test('publishAll is all or nothing, and names what the database refuses', async 
   expect(await table.names()).toEqual(['a', 'b']);
 });
 
+test('publishAll lets the process do other work while it checks many', async () => {
+  const publisher = createPublisher(table.pool);
+  let turns = 0;
+  const count = () => {
+    turns++;
+    turn = setImmediate(count);
+  };
+  let turn = setImmediate(count);
+  const signals = [...Array<NewSignal>(10_000).fill(named('a')), named('')];
+  await expect(publisher.publishAll(signals)).rejects.toMatchObject({ failure: 'invalid' });
+  clearImmediate(turn);
+  expect(turns).toBeGreaterThan(5);
+});
+
+test('publishAll reports the first hundred errors, and those of the database too', async () => {
+  const publisher = createPublisher(table.pool);
+  for (const bad of [named(''), yearZero('bad')]) {
+    const error = await publisher.publishAll(Array<NewSignal>(150).fill(bad)).catch((error) => error);
+    expect(error.errors).toHaveLength(100);
+  }
+});
+
 test('publishEach keeps the good ones and says what is wrong with the others', async () => {
   const publisher = createPublisher(table.pool);
   const outcomes = await publisher.publishEach([named('a'), named(''), yearZero('b'), named('c'), yearZero('d')]);
