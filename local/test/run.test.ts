@@ -137,6 +137,7 @@ describe.skipIf(!onLinux)('make run', () => {
     expect(run.output).not.toContain('\u001b['); // no colours outside a terminal
     process.kill(run.runner, 'SIGINT');
     expect(await run.ended).toBe(0);
+    expect(() => run.databaseUrl()).toThrow('No database runs here: start one with make run');
     await expectNothingLeft();
   });
 
