@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Query } from '@pg-signals/db';
 import type { Logger } from '../logger.ts';
 import { BEGINNING, type Page, type Reader, type ReadingPlace, readPage, readStandbyPage } from './committedRows.ts';
-import { Cursor, type DeliveredRows, type SameRow } from './cursor.ts';
+import { Cursor, type DeliveredRows, type SameRow, type Witness } from './cursor.ts';
 import { Failover } from './failover.ts';
 import type { FeedRow, FeedTable } from './feedTable.ts';
 import type { Server, Snapshot } from './snapshot.ts';
@@ -41,6 +41,7 @@ interface OpenRead {
   /** Delivered beyond `from` before this read, by notifications. */
   readonly delivered: DeliveredRows;
   place: ReadingPlace;
+  last?: Witness;
 }
 
 export class CatchUp {
@@ -49,9 +50,16 @@ export class CatchUp {
   #cursor: Cursor | undefined;
   #open: OpenRead | undefined;
 
+  /** A trigger may write a row's JSON otherwise than the page does: what counts is the row that the callbacks get. */
+  readonly #isSame: SameRow = (notified, read) => {
+    if (notified === read) return true;
+    const { parse } = this.#options.table;
+    return isDeepStrictEqual(parse(notified), parse(read));
+  };
+
   constructor(options: CatchUpOptions) {
     this.#options = options;
-    this.#failover = new Failover(options.query);
+    this.#failover = new Failover({ ...options, isSame: this.#isSame });
   }
 
   /** Undefined before the beginning. */
@@ -67,12 +75,12 @@ export class CatchUp {
   /** Everything that `snapshot` covers was delivered: notifications have proved it. */
   prove(snapshot: Snapshot): void {
     this.#cursor!.prove(snapshot);
-    this.#failover.remember(this.#cursor!.snapshot);
+    this.#failover.remember(this.#cursor!);
   }
 
   #stand(cursor: Cursor): void {
     this.#cursor = cursor;
-    this.#failover.remember(cursor.snapshot);
+    this.#failover.remember(cursor);
   }
 
   /**
@@ -92,8 +100,8 @@ export class CatchUp {
       await this.#read(open, to.server, ended);
       if (ended.aborted) return false;
       this.#open = undefined;
-      cursor.moveTo(open.to);
-      this.#failover.remember(open.to);
+      cursor.moveTo(open.to, open.last);
+      this.#failover.remember(cursor);
     }
     return true;
   }
@@ -111,8 +119,9 @@ export class CatchUp {
         server,
         isDuplicate: (xid, id, payload) => open.delivered.has(xid, id, payload),
         // Pages are in order, so the place moves with each row.
-        record: (xid, id) => {
+        record: (xid, id, payload) => {
           open.place = { part: open.place.part, xid: String(xid), id: String(id) };
+          open.last = { id, payload };
         },
       });
       if (ended.aborted) return;
@@ -184,13 +193,6 @@ export class CatchUp {
       place = page.next;
     }
   }
-
-  /** A trigger may write a row's JSON otherwise than the page does: what counts is the row that the callbacks get. */
-  readonly #isSame: SameRow = (notified, read) => {
-    if (notified === read) return true;
-    const { parse } = this.#options.table;
-    return isDeepStrictEqual(parse(notified), parse(read));
-  };
 
   #reader(server: Server): Reader {
     const { query, table, readTimeoutMs: timeoutMs } = this.#options;

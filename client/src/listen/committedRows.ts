@@ -76,6 +76,12 @@ export async function readStandbyPage(
   return readOne(reader, part, standbySql(reader.table), [from.text, xid, id, PAGE_ROWS]);
 }
 
+/** The rows that have these ids now, in no order. */
+export async function readById(reader: Reader, ids: readonly number[]): Promise<readonly string[]> {
+  const sql = pageSql(reader.table, 'id = ANY ($1::bigint[])', '$2');
+  return (await readOne(reader, 'rest', sql, [ids, ids.length])).payloads;
+}
+
 async function readOne(
   { query, server, timeoutMs }: Reader,
   part: ReadingPlace['part'],

@@ -1,8 +1,15 @@
 /** Where to resume: a snapshot, and the rows delivered beyond it. So resuming neither skips nor repeats. */
 import type { Snapshot } from './snapshot.ts';
 
+/** A row as it was delivered: where the table has another one under its id, the table is not the one that was read. */
+export interface Witness {
+  readonly id: number;
+  readonly payload: string;
+}
+
 export class Cursor {
   #snapshot: Snapshot;
+  #witness: Witness | undefined;
   /** Proved, but not yet known to be on disk, so not yet safe to resume from. */
   #pending: Snapshot | undefined;
   /** The rows delivered that the snapshot does not cover: three arrays, not one of objects, since each row adds to them. */
@@ -13,8 +20,14 @@ export class Cursor {
   #proved = 0;
 
   /** @param snapshot a durable one: from here on every commit counts. */
-  constructor(snapshot: Snapshot) {
+  constructor(snapshot: Snapshot, witness?: Witness) {
     this.#snapshot = snapshot;
+    this.#witness = witness;
+  }
+
+  /** One of the last rows that the snapshot covers; undefined where none was delivered. */
+  get witness(): Witness | undefined {
+    return this.#witness;
   }
 
   /** Everything that it covers was delivered, and no crash of its server can undo it. */
@@ -61,12 +74,21 @@ export class Cursor {
     this.#proved = this.size;
   }
 
-  /** Everything that a durable snapshot covers was delivered. */
-  moveTo(snapshot: Snapshot): void {
+  /** Everything that a durable snapshot covers was delivered, this row the last of it. */
+  moveTo(snapshot: Snapshot, last?: Witness): void {
     this.#snapshot = snapshot;
     this.#pending = undefined;
     this.#proved = 0;
+    this.#witness = last ?? this.#lastCovered(snapshot) ?? this.#witness;
     this.#keep((xid) => !snapshot.covers(xid));
+  }
+
+  #lastCovered(snapshot: Snapshot): Witness | undefined {
+    for (let at = this.size - 1; at >= 0; at--) {
+      const payload = this.#payloads[at];
+      if (payload !== undefined && snapshot.covers(this.#xids[at]!)) return { id: this.#ids[at]!, payload };
+    }
+    return undefined;
   }
 
   #keep(isKept: (xid: number, at: number) => boolean): void {

@@ -1,7 +1,9 @@
 /** After a failover: decides whether a cursor still means something on the server that answers now, or where to go back to. */
 import type { Query } from '@pg-signals/db';
-import { Cursor } from './cursor.ts';
-import type { Server, Snapshot } from './snapshot.ts';
+import { type Reader, readById } from './committedRows.ts';
+import { Cursor, type SameRow } from './cursor.ts';
+import type { FeedRow, FeedTable } from './feedTable.ts';
+import { requireServer, type Server, type Snapshot, STARTED_AT } from './snapshot.ts';
 
 /** How far back snapshots are kept, and how densely. */
 const HISTORY_STEP_MS = 10_000;
@@ -31,20 +33,30 @@ export interface MovedCursor {
  * again: a row behind such a number would be taken for one that was delivered. So before resuming from a snapshot, this asks
  * which server answers.
  */
-export class Failover {
-  readonly #query: Query;
-  /** Snapshots of the last hour that a cursor stood at, the oldest first. */
-  #history: Snapshot[] = [];
+/** Where a cursor stood. */
+type Stand = Pick<Cursor, 'snapshot' | 'witness'>;
 
-  constructor(query: Query) {
-    this.#query = query;
+export interface FailoverOptions {
+  query: Query;
+  table: FeedTable<FeedRow>;
+  isSame: SameRow;
+  readTimeoutMs: number;
+}
+
+export class Failover {
+  readonly #options: FailoverOptions;
+  /** Where the cursor stood in the last hour, the oldest first. */
+  #history: Stand[] = [];
+
+  constructor(options: FailoverOptions) {
+    this.#options = options;
   }
 
-  /** @param snapshot a durable one of which everything was delivered. */
-  remember(snapshot: Snapshot): void {
-    const last = this.#history.at(-1);
+  /** @param cursor at a durable snapshot of which everything was delivered. */
+  remember({ snapshot, witness }: Cursor): void {
+    const last = this.#history.at(-1)?.snapshot;
     if (last && snapshot.takenAt - last.takenAt < HISTORY_STEP_MS) return;
-    this.#history.push(snapshot);
+    this.#history.push({ snapshot, witness });
     if (this.#history.length > HISTORY_LENGTH) this.#history.shift();
   }
 
@@ -55,41 +67,71 @@ export class Failover {
    */
   async check(cursor: Cursor, reading: Snapshot | undefined, now: Snapshot): Promise<MovedCursor | undefined> {
     const reached = reading ?? cursor.snapshot;
+    const known: Stand[] = [...this.#history, cursor];
     const fate = await this.#fateOf(reached, now);
-    if (fate.is === 'same') return undefined;
+    if (fate.is === 'same') {
+      if (now.server.standby || now.server.startedAt === reached.server.startedAt) return undefined;
+      return this.#goBackFromCopy(known, now);
+    }
     const { fork } = fate.is === 'forked' ? fate : {};
     if (reading && fork !== undefined && reading.lsn <= fork) return undefined;
-    const known = [...this.#history, cursor.snapshot];
-    const shared = known.filter(({ lsn }) => fork !== undefined && lsn <= fork);
-    this.#history = shared.slice(0, HISTORY_LENGTH);
+    const shared = known.filter(({ snapshot }) => fork !== undefined && snapshot.lsn <= fork);
     // Where the fork is unknown, the oldest snapshot is the best guess; where it lies before all of them, none holds.
     const safe = shared.at(-1) ?? (fate.is === 'forked' && fork === undefined ? known[0] : undefined);
+    const why = fate.is === 'other' ? 'it is another database cluster' : 'it lacks all that was delivered';
+    // The new server may lack what the old one delivered beyond the safe snapshot, and give its numbers out again.
+    const repeats = reading || safe?.snapshot !== cursor.snapshot || cursor.size > 0;
+    const moved = this.#goBackTo(safe, shared, now, why);
+    return repeats ? moved : { ...moved, reason: undefined };
+  }
+
+  /**
+   * A server that was started again may stand on an older copy of its data, and its WAL may have grown past the old place
+   * since. Then ids that were delivered have other rows now. A row that is gone proves nothing: it may have been deleted.
+   */
+  async #goBackFromCopy(known: readonly Stand[], now: Snapshot): Promise<MovedCursor | undefined> {
+    const { query, table, isSame, readTimeoutMs: timeoutMs } = this.#options;
+    const reader: Reader = { query, table, server: now.server, timeoutMs };
+    const ids = known.flatMap(({ witness }) => witness?.id ?? []);
+    const rows = new Map((await readById(reader, ids)).map((payload) => [table.parse(payload).id, payload]));
+    const isIntact = ({ witness }: Stand) => {
+      const row = witness && rows.get(witness.id);
+      return row === undefined ? undefined : isSame(witness!.payload, row);
+    };
+    const changed = known.findIndex((stand) => isIntact(stand) === false);
+    if (changed < 0) return undefined;
+    const shared = known.slice(0, changed);
+    const safe = shared.findLastIndex((stand) => isIntact(stand) === true);
+    return this.#goBackTo(shared[safe], shared.slice(0, safe + 1), now, 'it is an older copy of the one before');
+  }
+
+  #goBackTo(safe: Stand | undefined, shared: readonly Stand[], now: Snapshot, why: string): MovedCursor {
+    this.#history = shared.slice(0, HISTORY_LENGTH);
     if (!safe) {
-      const whose = fate.is === 'other' ? 'it is another database cluster' : 'it lacks all that was delivered';
       return {
         cursor: new Cursor(now.with({ text: FIRST_SNAPSHOT, lsn: 0n })),
-        reason: `${whose}: reading its table from the start`,
+        reason: `${why}: reading its table from the start`,
       };
     }
-    // The new server may lack what the old one delivered beyond the safe snapshot, and give its numbers out again.
-    const repeats = reading || safe !== cursor.snapshot || cursor.size > 0;
-    const age = Math.round((performance.now() - safe.takenAt) / 1_000);
+    const { snapshot, witness } = safe;
+    const age = Math.round((performance.now() - snapshot.takenAt) / 1_000);
     // From here on the new server's WAL counts, however far the old one's had come.
-    const lsn = safe.lsn < now.lsn ? safe.lsn : now.lsn;
+    const lsn = snapshot.lsn < now.lsn ? snapshot.lsn : now.lsn;
     return {
-      cursor: new Cursor(safe.with({ server: now.server, lsn })),
-      reason: repeats ? `it may lack what the old one committed last: reading again from ${age} s ago` : undefined,
+      cursor: new Cursor(snapshot.with({ server: now.server, lsn }), witness),
+      reason: `it may lack what the old one committed last: reading again from ${age} s ago`,
     };
   }
 
   /** @param then a durable snapshot. */
-  async #fateOf({ server: then, lsn }: Snapshot, now: Snapshot): Promise<Fate> {
+  async #fateOf({ server: then, lsn, xmax }: Snapshot, now: Snapshot): Promise<Fate> {
     const { server } = now;
     if (server.systemIdentifier !== then.systemIdentifier) return { is: 'other' };
     // A standby promoted in place has lost nothing of what it showed itself.
     if (server.startedAt === then.startedAt) return { is: 'same' };
-    // On one timeline the WAL only grows: a shorter one is that of an older copy, or of a standby that lags behind.
-    if (server.timeline === then.timeline && (server.standby || now.lsn >= lsn)) return { is: 'same' };
+    // On one timeline WAL and transactions only grow: less of them is an older copy, or a standby that lags behind.
+    const hasGrown = now.lsn >= lsn && now.xmax >= xmax;
+    if (server.timeline === then.timeline && (server.standby || hasGrown)) return { is: 'same' };
     return { is: 'forked', fork: await this.#forkOf(then, server) };
   }
 
@@ -99,12 +141,17 @@ export class Failover {
     const name = `pg_wal/${now.timeline.toString(16).toUpperCase().padStart(8, '0')}.history`;
     // Each line: the timeline that was left, where, and why.
     const sql = `
-      SELECT (line[2]::pg_lsn - '0/0'::pg_lsn)::text
-      FROM regexp_matches(pg_read_file($1), '^(\\d+)\\s+([0-9A-F]+/[0-9A-F]+)', 'gn') AS line
-      WHERE line[1]::int = $2`;
+      SELECT ${STARTED_AT}, (
+        SELECT (line[2]::pg_lsn - '0/0'::pg_lsn)::text
+        FROM regexp_matches(pg_read_file($1), '^(\\d+)\\s+([0-9A-F]+/[0-9A-F]+)', 'gn') AS line
+        WHERE line[1]::int = $2
+        LIMIT 1
+      )`;
     try {
-      const [row] = await this.#query<[string]>(sql, [name, then.timeline]);
-      return row && BigInt(row[0]);
+      const [row] = await this.#options.query<[string, string | null]>(sql, [name, then.timeline]);
+      const [startedAt, fork] = row!;
+      requireServer(now, startedAt);
+      return fork === null ? undefined : BigInt(fork);
     } catch (error) {
       // 42501: no privilege to read it; 58P01: there is no such file. Anything else may succeed at the next attempt.
       const { code, cause } = error as { code?: string; cause?: { code?: string } };

@@ -37,7 +37,7 @@ test('a row over the limit costs a line with its id, and no more than itself', a
   await listener.received(5);
   expect(listener.ids).toEqual([...live, ...missed].filter((id) => id !== live[1] && id !== missed[2]));
   for (const id of [live[1], missed[2]]) {
-    expect(listener.log).toContain(`WARN A row is too large, skipping it table=signals id=${id} bytes=200`);
+    expect(listener.log).toContain(`WARN A row is too large, skipping it table=public.signals id=${id} bytes=200`);
   }
   expect(listener.counts.rowTooLarge).toBeGreaterThanOrEqual(2);
 });

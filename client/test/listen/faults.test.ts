@@ -1,5 +1,6 @@
 /** The ways in which a connection or a server fails, for real. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -296,6 +297,38 @@ test('while the server stalls, attempts take no more sessions than the pool allo
   expect(sessions.length).toBeLessThanOrEqual(2 * 4);
   await stalled;
   for (const listener of [a, b]) await complete(listener, since);
+});
+
+test('an older copy of the data, written past the old place since, hides none of its new rows', async () => {
+  const data = path.join(directory, 'data');
+  const copy = path.join(directory, 'copy');
+  const stopped = async (work: () => void) => {
+    await server.stop();
+    work();
+    server = await start(server.port);
+    listeners.writer = await Writer.connect(server.url);
+  };
+  await listeners.writer.insert(5);
+  await stopped(() => execFileSync('cp', ['-a', data, copy]));
+  const listener = await listening();
+  const lost = await listeners.writer.insert(50);
+  await listener.received(50);
+  await listener.happened('latency', (listener.counts.latency ?? 0) + 3); // proved, and on disk
+  const connectAgain = proxy.block('connect');
+  proxy.cut();
+  await stopped(() => {
+    rmSync(data, { recursive: true });
+    renameSync(copy, data);
+  });
+  const again: number[] = [];
+  for (let row = 0; row < 100; row++)
+    again.push(...(await listeners.writer.insert(1, `{"copy": "${'x'.repeat(1_000)}"}`)));
+  expect(again).toEqual(expect.arrayContaining(lost));
+  connectAgain();
+  await listener.until(() => listener.ids.includes(again.at(-1)!));
+  const delivered = listener.signals.filter(({ attributes }) => 'copy' in attributes).map(({ id }) => id);
+  expect(delivered).toEqual(again);
+  expect(listener.log).toContain('it is an older copy of the one before');
 });
 
 test('LISTEN that fails on notifications of the past is repaired', async () => {
