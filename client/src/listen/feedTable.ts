@@ -27,12 +27,15 @@ export interface TableColumns {
  * A table that is only inserted into, with a trigger that notifies `channel` of each row as JSON.
  *
  * It has a column `id` (bigint, growing), a column `xid` (xid8, default `pg_current_xact_id()`) and an index on
- * `(xid, id)`. The JSON has both of them; for a row of 8,000 bytes or more the trigger notifies
+ * `(xid, id)`. The JSON has all `columns`; for a row of 8,000 bytes or more the trigger notifies
  * `{"id":…,"xid":"…","truncated":true}`.
  */
 export interface FeedTable<Row extends FeedRow> extends TableColumns {
   readonly channel: string;
-  /** Reads a payload; throws where it is no row (anyone may NOTIFY the channel). */
+  /**
+   * Reads a payload; throws where it is no row (anyone may NOTIFY the channel). A row that was notified and is read once more
+   * must come out equal, or it comes twice: let the trigger pin the settings that change how a value is written.
+   */
   readonly parse: (payload: string) => Row | TruncatedRow;
 }
 
