@@ -35,6 +35,8 @@ test('with INGEST_TOKEN each of its tokens lets a signal in, as JSON, as lines a
 test.each([
   ['no token', undefined],
   ['a wrong one', `Bearer ${OLD}x`],
+  ['more than the longest one', `Bearer ${NEW}=`],
+  ['much more', `Bearer ${NEW}${'='.repeat(1_000)}`],
   ['the start of one', `Bearer ${OLD.slice(0, -1)}`],
   ['both at once', `Bearer ${NEW}, ${OLD}`],
   ['an empty one', 'Bearer '],
