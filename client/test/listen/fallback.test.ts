@@ -1,12 +1,13 @@
 /** Where LISTEN is not to be had: behind a transaction pooler (a real pgbouncer) and on a standby that is promoted. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { appendFileSync, chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { migrate } from '@pg-signals/db/migrate';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
 import { freePort } from '@pg-signals/local/free-port';
+import { copyAsStandby } from '@pg-signals/local/standby';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type TestListener, useListeners, Writer } from '../testListener.ts';
 
@@ -131,16 +132,10 @@ describe('on a standby', () => {
     const { port } = primary;
     const copy = path.join(directory, `standby-${++copies}`);
     await primary.stop();
-    execFileSync('cp', ['-a', path.join(directory, 'primary'), copy]);
+    copyAsStandby(path.join(directory, 'primary'), copy, primary.url);
     primary = await startEmbeddedPostgres({ directory: path.join(directory, 'primary'), port });
     await listeners.writer.end();
     listeners.writer = await Writer.connect(primary.url);
-    const { username, password } = new URL(primary.url);
-    execFileSync('cp', ['-a', path.join(copy, 'data', 'PG_VERSION'), path.join(copy, 'data', 'standby.signal')]);
-    appendFileSync(
-      path.join(copy, 'data', 'postgresql.auto.conf'),
-      `primary_conninfo = 'host=127.0.0.1 port=${port} user=${username} password=${password}'\n`,
-    );
     return startEmbeddedPostgres({ directory: copy });
   }
 
