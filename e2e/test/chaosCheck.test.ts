@@ -1,6 +1,7 @@
 /** The comparison of `make chaos` finds each kind of violation, and none in a correct delivery. */
 import { describe, expect, test } from 'vitest';
 import { type CommittedRow, check, type Delivery, type Violation } from '../src/chaos/check.ts';
+import { FORGED } from '../src/chaos/digest.ts';
 
 const LATE_AFTER_MS = 5_000;
 
@@ -57,6 +58,20 @@ describe('check', () => {
     });
   });
 
+  test('counts a forged row for itself, while the row whose place it took is missing', () => {
+    const forged = { ...deliver(4), digest: FORGED };
+    expect(check(committed, [forged, ...inOrder], LATE_AFTER_MS)).toMatchObject({ forged: 1, delivered: 6 });
+    expect(found([forged, ...inOrder])).toEqual({});
+    expect(found(inOrder.map((delivery) => (delivery.id === 4 ? forged : delivery)))).toEqual({ missing: 1 });
+  });
+
+  test('finds a delivery that is not in the log, and a line in it that tells of none', () => {
+    const logged = inOrder.map(({ id }) => id);
+    expect(found(inOrder, committed, logged)).toEqual({});
+    expect(found(inOrder, committed, logged.slice(1))).toEqual({ 'not logged': 1 });
+    expect(found(inOrder, committed, [...logged, 4, 7])).toEqual({ 'not logged': 2 });
+  });
+
   test('finds a row that came late, unless a fault explains it', () => {
     const late = inOrder.map((delivery) => (delivery.id === 1 ? { ...delivery, at: 300 + 5_001 } : delivery));
     expect(found(late)).toEqual({ late: 1 });
@@ -95,7 +110,7 @@ function deliver(id: number, at = 400): Delivery {
 }
 
 /** The violations that occurred, each with its count. */
-function found(deliveries: Delivery[], rows = committed): Partial<Record<Violation, number>> {
-  const { violations } = check(rows, deliveries, LATE_AFTER_MS);
+function found(deliveries: Delivery[], rows = committed, logged?: number[]): Partial<Record<Violation, number>> {
+  const { violations } = check(rows, deliveries, LATE_AFTER_MS, logged);
   return Object.fromEntries(Object.entries(violations).filter(([, times]) => times > 0));
 }

@@ -43,3 +43,23 @@ test('a crash forgets the id of a rolled-back transaction, and the next one gets
   await next.end();
   expect(rows).toEqual(rolledBack);
 });
+
+test('a standby streams from the server, lags while its replay is paused, and comes level again', async () => {
+  await server.startStandby();
+  const resume = await server.pauseStandby();
+  const [primary, standby] = await Promise.all([
+    server.connect('test'),
+    server.connect('test', { port: String(server.standbyPort) }),
+  ]);
+  await primary.query('CREATE TABLE later ()');
+  const until = async (sql: string) => {
+    while ((await standby.query(sql)).rowCount === 0);
+  };
+  const { rows } = await primary.query('SELECT pg_current_wal_flush_lsn() AS lsn');
+  await until(`SELECT WHERE pg_last_wal_receive_lsn() >= '${rows[0].lsn}'`);
+  const later = `SELECT FROM pg_class WHERE relname = 'later'`;
+  expect((await standby.query(later)).rowCount).toBe(0);
+  await resume();
+  await until(later);
+  await Promise.all([primary.end(), standby.end()]);
+});

@@ -10,20 +10,7 @@ import pg from 'pg';
 import type { Signal } from 'pg-signals';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Condition } from '../../client/test/testListener.ts';
-
-const ODD = {
-  timezone: `'America/New_York'`,
-  datestyle: `'SQL, DMY'`,
-  intervalstyle: `'sql_standard'`,
-  extra_float_digits: '-10',
-  bytea_output: `'escape'`,
-  search_path: 'elsewhere',
-  standard_conforming_strings: 'off',
-  transform_null_equals: 'on',
-  quote_all_identifiers: 'on',
-  default_transaction_isolation: `'serializable'`,
-  'plpgsql.variable_conflict': `'use_column'`,
-};
+import { DECOYS, ODD_SETTINGS } from '../src/chaos/settings.ts';
 
 let database: TestDatabase;
 let client: pg.Client;
@@ -36,13 +23,10 @@ beforeAll(async () => {
   database = await createTestDatabase({ migrated: false });
   client = new pg.Client({ connectionString: database.url });
   await client.connect();
-  for (const [name, value] of Object.entries(ODD)) {
-    await client.query(`ALTER DATABASE ${client.database} SET ${name} = ${value}`);
+  for (const [name, [value]] of Object.entries(ODD_SETTINGS)) {
+    await client.query(`ALTER DATABASE ${client.database} SET ${name} = '${value}'`);
   }
-  // What a search_path finds first is of the same names.
-  await client.query(`
-    CREATE SCHEMA elsewhere GRANT ALL ON SCHEMA elsewhere TO PUBLIC
-    CREATE TABLE elsewhere.signals (LIKE pg_class) CREATE TABLE elsewhere.signal_keys (LIKE pg_class)`);
+  await client.query(DECOYS);
 });
 
 afterAll(async () => {

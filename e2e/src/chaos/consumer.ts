@@ -1,6 +1,7 @@
 /** One consumer under test, as the checker sees it: its process, its proxy, and everything that it delivered. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { createInterface, type Interface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
 import type { Delivery } from './check.ts';
@@ -10,6 +11,8 @@ const PROGRAM = fileURLToPath(new URL('./consumers/process.ts', import.meta.url)
 /** After this time a supervisor starts a process again. */
 const RESTART_MS = 500;
 const STOP_TIMEOUT_MS = 5_000;
+/** The line that our service logs for each signal. */
+const LOGGED = /^\S+ INFO notification received id=(\d+) /;
 
 export type ConsumerKind = 'ours' | 'pg-listen' | 'postgres' | 'pg';
 
@@ -20,7 +23,8 @@ export interface ConsumerOptions {
   readonly cohort: number;
   /** The server's URL; the consumer gets it with the port of its proxy. */
   readonly url: string;
-  readonly onLog: (name: string, lines: string) => void;
+  /** Called with each line that ours logs, but for those of the signals. */
+  readonly onLog: (name: string, line: string) => void;
 }
 
 export class Consumer {
@@ -32,9 +36,12 @@ export class Consumer {
   readonly #listening = Promise.withResolvers<void>();
   readonly #chunks: Deliveries[] = [];
   #child: ChildProcess | undefined;
+  #log: Interface | undefined;
   #stopping = false;
   /** How many signals it delivered, duplicates included. */
   received = 0;
+  /** The ids of the signals in the log of ours, in order. */
+  readonly logged: number[] = [];
   /** Why its process ended by itself, each time. */
   readonly ends: string[] = [];
 
@@ -69,7 +76,13 @@ export class Consumer {
     }
   }
 
-  /** Stops the process, after a timeout by force. When this resolves, its last deliveries have arrived. */
+  /** Reads nothing of the log of ours, until the returned function is called. */
+  blockLog(): () => void {
+    this.#log?.pause();
+    return () => this.#log?.resume();
+  }
+
+  /** Stops the process, after a timeout by force. When this resolves, its last deliveries and lines have arrived. */
   async stop(): Promise<void> {
     this.#stopping = true;
     const child = this.#child;
@@ -94,16 +107,16 @@ export class Consumer {
       // Not an argument, which every user of the machine can read: it is a superuser's.
       env: { ...process.env, DATABASE_URL: url.href },
       serialization: 'advanced',
-      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      stdio: ['ignore', this.kind === 'ours' ? 'pipe' : 'ignore', 'pipe', 'ipc'],
     });
     this.#child = child;
+    this.#log = child.stdout ? createInterface(child.stdout).on('line', this.#readLine) : undefined;
     let errors = '';
     child.stderr!.on('data', (chunk) => {
       errors = (errors + chunk).slice(-2_000);
     });
     child.on('message', (message: FromConsumer) => {
       if (message.type === 'listening') this.#listening.resolve();
-      if (message.type === 'log') this.#options.onLog(this.name, message.lines);
       if (message.type !== 'deliveries') return;
       this.received += message.ids.length;
       this.#chunks.push(message);
@@ -116,4 +129,14 @@ export class Consumer {
       else this.#listening.reject(new Error(`${this.name} ended before it listened: ${errors.trim()}`));
     });
   }
+
+  #readLine = (line: string): void => {
+    const id = LOGGED.exec(line)?.[1];
+    if (id !== undefined) {
+      this.logged.push(Number(id));
+      return;
+    }
+    if (line.includes('Starting listener')) this.#listening.resolve();
+    this.#options.onLog(this.name, line);
+  };
 }

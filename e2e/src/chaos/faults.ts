@@ -1,11 +1,15 @@
 /** Injects the faults: into the server, into a consumer's network, into its process. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseSignal, SIGNALS_CHANNEL } from '@pg-signals/db';
 import type { Way } from '@pg-signals/local/faulty-proxy';
 import type pg from 'pg';
 import { now } from './clock.ts';
 import type { Consumer } from './consumer.ts';
+import { digest, FORGED, FORGED_NAME } from './digest.ts';
+import { Random } from './random.ts';
 import type { Fault, FaultKind } from './schedule.ts';
 import { type ChaosServer, isConnectionError } from './server.ts';
+import { CONSUMER, FORGER, setOddly } from './settings.ts';
 import type { Writers } from './writers.ts';
 
 /** What faults can hit. */
@@ -59,9 +63,7 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
     return terminated;
   },
 
-  'cut the connections': async (_fault, hit) => {
-    for (const { proxy } of hit) proxy.cut();
-  },
+  'cut the connections': async (_fault, hit) => cut(hit),
   'silence both ways': ({ forMs }, hit) => block(hit, forMs, 'toServer', 'toClient'),
   'silence towards the client': ({ forMs }, hit) => block(hit, forMs, 'toClient'),
   'silence towards the server': ({ forMs }, hit) => block(hit, forMs, 'toServer'),
@@ -75,7 +77,7 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   },
   'accept and never answer': async ({ forMs }, hit) => {
     const over = block(hit, forMs, 'connect');
-    for (const { proxy } of hit) proxy.cut();
+    cut(hit);
     await over;
   },
 
@@ -100,7 +102,7 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
     };
     const filling = Promise.all([takeAll(), takeAll(), takeAll(), takeAll()]);
     await sleep(Math.min(500, forMs / 2));
-    for (const { proxy } of hit) proxy.cut();
+    cut(hit);
     await filling;
     await Promise.all(taken.map((client) => client.end()));
   },
@@ -116,14 +118,94 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   // The consumers stay disconnected while many rows are written, and lose the server again while they read those.
   'crash in a catch-up': async ({ forMs, rows }, hit, { server, writers }) => {
     const out = block(hit, forMs, 'connect');
-    for (const { proxy } of hit) proxy.cut();
+    cut(hit);
     await Promise.all([out, writers.burst(rows)]);
     await sleep(rows % 400);
     await server.bounce('immediate', 0);
   },
 
   'crash of one backend': (fault, _hit, { server }) => killBackend(fault, server),
+
+  'other settings of database and role': ({ rows }, hit, { server }) =>
+    withClient(server, async (client) => {
+      await setOddly(client, CONSUMER, new Random(String(rows), 'settings'));
+      return terminate(client, hit, 'all');
+    }),
+
+  'address of a standby': (fault, hit, { server }) => lead(fault, hit, server, () => server.standbyPort, fault.forMs),
+  'address of server or standby at random': (fault, hit, { server }) => {
+    const random = new Random(String(fault.rows), 'address');
+    return lead(fault, hit, server, () => random.pick([server.port, server.standbyPort]), 300);
+  },
+
+  // Anyone who may connect can do this: what comes next is learned by listening.
+  'forged notifications': async ({ forMs }, hit, { server }) => {
+    const forger = await server.connect('forger', { username: FORGER });
+    let lastId = 0;
+    forger.on('notification', ({ payload = '' }) => {
+      const signal = parseSignal(payload);
+      if (digest(signal) !== FORGED) lastId = Math.max(lastId, signal.id);
+    });
+    try {
+      await forger.query(`LISTEN ${SIGNALS_CHANNEL}`);
+      // A consumer that is cut off when it has the forged rows reads from the table the ones whose place they took.
+      for (const end = now() + forMs; now() < end; cut(hit)) {
+        for (let round = 0; round < 5; round++) {
+          await sleep(50);
+          await forger.query(FORGE, [SIGNALS_CHANNEL, lastId, FORGED_NAME]);
+        }
+        await sleep(20);
+      }
+    } finally {
+      await forger.end();
+    }
+  },
+
+  'blocked log in a burst': async ({ forMs, rows }, hit, { writers }) => {
+    const unblock = hit.map((consumer) => consumer.blockLog());
+    await Promise.all([sleep(forMs), writers.burst(Math.round(rows / 4), 4_000)]); // often more than the service holds
+    for (const read of unblock) read();
+  },
 };
+
+/** Rows of the ids $2 + 1 and on, in the transactions that come after this one. */
+const FORGE = `
+  SELECT count(pg_notify($1, json_build_object(
+    'id', id,
+    'timestamp', '2026-01-01T00:00:00+00:00',
+    'signal_name', $3::text,
+    'signal_value', 0,
+    'attributes', json_object('{}'),
+    'xid', xid::text
+  )::text))
+  FROM
+    generate_series($2::bigint + 1, $2::bigint + 30) AS id,
+    (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) AS now (xmax),
+    generate_series(xmax + 1, xmax + 15) AS xid`;
+
+/**
+ * Leads new connections to the port that `choose` says, and breaks all off every so often; then leads them to the server again.
+ * Every other time the standby lags behind, and every other time the connections that are there stay at first.
+ */
+async function lead(
+  { forMs, rows }: Fault,
+  hit: readonly Consumer[],
+  server: ChaosServer,
+  choose: () => number,
+  everyMs: number,
+): Promise<void> {
+  const resume = rows % 2 === 0 ? await server.pauseStandby() : undefined;
+  for (const { proxy } of hit) proxy.choose = choose;
+  if (rows % 4 < 2) cut(hit);
+  for (const end = now() + forMs; now() < end; cut(hit)) await sleep(everyMs);
+  for (const { proxy } of hit) proxy.choose = () => proxy.target;
+  cut(hit);
+  await resume?.();
+}
+
+function cut(hit: readonly Consumer[]): void {
+  for (const { proxy } of hit) proxy.cut();
+}
 
 /** Rows of 9 kB, which a notification can't hold, in small transactions. */
 async function writeLargeRows(forMs: number, writers: Writers): Promise<void> {
@@ -151,7 +233,7 @@ async function afterRollbacks(
   try {
     await withClient(server, async (client) => {
       await rollBack(client, forMs / 2);
-      if (rows % 2 === 0) for (const { proxy } of hit) proxy.cut();
+      if (rows % 2 === 0) cut(hit);
       await rollBack(client, forMs / 2);
     });
     out = block(hit, 1_500, 'connect');
@@ -164,7 +246,9 @@ async function afterRollbacks(
 
 async function rollBack(client: pg.Client, forMs: number): Promise<void> {
   for (const end = now() + forMs; now() < end; ) {
-    await client.query(`BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`);
+    await client.query(
+      `BEGIN; INSERT INTO public.signals (signal_name, signal_value) VALUES ('rolled back', 0); ROLLBACK`,
+    );
   }
 }
 
@@ -191,7 +275,7 @@ function terminateFor(
   });
 }
 
-const WHICH = { listening: `query ~* '^\\s*listen'`, others: `query !~* '^\\s*listen'`, all: 'true' };
+const WHICH = { listening: `query ~* '^listen'`, others: `query !~* '^listen'`, all: 'true' };
 
 function names(hit: readonly Consumer[]): string[] {
   return hit.map(({ applicationName }) => applicationName);

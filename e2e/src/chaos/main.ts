@@ -49,7 +49,7 @@ try {
           `+${(atMs / 1_000).toFixed(3)} s  ${fault.kind}, cohort ${cohort(fault)}, ${length} s${terminated}`,
         );
       },
-      onLog: (name, lines) => verbose && process.stdout.write(lines.replace(/^(?=.)/gm, `${name}: `)),
+      onLog: (name, line) => verbose && console.log(`${name}: ${line}`),
     },
     interrupted.promise,
   );

@@ -3,6 +3,7 @@ import type { Random } from './random.ts';
 
 /** A row to be written. Its name occurs once in a run. */
 export interface Row {
+  readonly timestamp: string;
   readonly name: string;
   readonly value: number;
   readonly attributes: string;
@@ -108,7 +109,7 @@ export function decidePlan(random: Random, name: string): Plan {
 /** `count` rows, made by the server itself, each with attributes of `size` characters. */
 export function insertSelect(name: string, count: number, size = 0): string {
   return `
-    INSERT INTO signals (signal_name, signal_value, attributes)
+    INSERT INTO public.signals (signal_name, signal_value, attributes)
     SELECT '${name}.' || n, n / 7.0, jsonb_build_object('long', repeat('x', ${size}))
     FROM generate_series(1, ${count}) AS n
     RETURNING xid::text`;
@@ -127,7 +128,7 @@ function loop(name: string, turns: number): Statement {
     DO $$ BEGIN
       FOR n IN 1..${turns} LOOP
         BEGIN
-          INSERT INTO signals (signal_name, signal_value) VALUES ('${name}.' || n, n);
+          INSERT INTO public.signals (signal_name, signal_value) VALUES ('${name}.' || n, n);
           IF n % 3 = 0 THEN RAISE EXCEPTION 'every third row is rolled back'; END IF;
         EXCEPTION WHEN raise_exception THEN NULL;
         END;
@@ -140,8 +141,17 @@ function batchSize(random: Random): number {
   return random.int(1, random.pick([5, 5, 20, 20, 100, 500]));
 }
 
+/** Offsets before the time zones of today had seconds, and PostgreSQL writes them where the session has such a zone. */
+const TIMESTAMPS = [
+  '2026-03-29T01:30:00.5Z',
+  '1850-02-03T04:05:06.123456Z',
+  '0001-01-01T00:00:00Z',
+  '9999-12-31T23:59:59.999999Z',
+];
+
 function rows(random: Random, name: string, count: number): Row[] {
   return Array.from({ length: count }, (_, i) => ({
+    timestamp: random.pick(TIMESTAMPS),
     name: `${name}.${i}`,
     value: random.pick([0, -1, i, random.next() * 1e6, 0.1 + 0.2, -1.5e-300, 1.7e308]),
     attributes: JSON.stringify(attributes(random)),

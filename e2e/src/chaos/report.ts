@@ -11,6 +11,7 @@ const VIOLATIONS: readonly Violation[] = [
   'out of order',
   'without values',
   'late',
+  'not logged',
 ];
 
 /** A shorter run, or one without faults, says nothing about a rival. */
@@ -25,10 +26,11 @@ export function report(outcome: Outcome, seconds: number): { text: string; passe
     ...countKinds(faults),
     '',
     ...table([
-      ['consumer', 'delivered', ...VIOLATIONS, 'ended', 'calm p50 ms', 'p99', 'longest', 'longest of all ms'],
+      ['consumer', 'delivered', 'forged', ...VIOLATIONS, 'ended', 'calm p50 ms', 'p99', 'longest', 'longest of all ms'],
       ...results.map(({ consumer, verdict }) => [
         consumer.name,
         count(verdict.delivered),
+        count(verdict.forged),
         ...VIOLATIONS.map((kind) => count(verdict.violations[kind])),
         count(consumer.ends.length),
         ms(percentile(verdict.calmDelays, 0.5)),
@@ -39,7 +41,7 @@ export function report(outcome: Outcome, seconds: number): { text: string; passe
     ]),
     '',
     `calm: from commit to delivery of rows committed ${SETTLE_MS / 1_000} s or more after a fault and ${LEAD_MS / 1_000} s or more before the next;`,
-    `late: over ${LATE_AFTER_MS / 1_000} s in calm; ended: how often the process ended by itself`,
+    `late: over ${LATE_AFTER_MS / 1_000} s in calm; ended: how often the process ended by itself; forged: not counted in the others`,
   ];
   if (outcome.lostByServer > 0) {
     lines.push(

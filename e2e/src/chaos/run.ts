@@ -4,13 +4,17 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { migrate } from '@pg-signals/db/migrate';
+import { createRoles } from '@pg-signals/db/roles';
 import { calmSpans } from './calm.ts';
 import { check, type Verdict } from './check.ts';
 import { now } from './clock.ts';
 import { Consumer, type ConsumerKind, type ConsumerOptions } from './consumer.ts';
+import { FORGED } from './digest.ts';
 import { type InjectedFault, inject, type Targets } from './faults.ts';
-import { drawSchedule } from './schedule.ts';
+import { Random } from './random.ts';
+import { drawSchedule, type Fault, needsStandby } from './schedule.ts';
 import { ChaosServer } from './server.ts';
+import { CONSUMER, DECOYS, FORGER, setOddly } from './settings.ts';
 import { readTable } from './table.ts';
 import { Writers } from './writers.ts';
 
@@ -63,9 +67,11 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const server = new ChaosServer(directory, 28 + 4 * settings.consumers);
   cleanup.defer(() => server.close());
   await server.start();
-  await migrate(server.url);
+  await prepareDatabase(server, settings.seed);
+  const schedule = drawSchedule(settings.seed, totalMs, settings.consumers);
+  if (needsStandby(schedule)) await server.startStandby();
 
-  const consumers = createConsumers(settings, server.url);
+  const consumers = createConsumers(settings, Object.assign(new URL(server.url), { username: CONSUMER }).href);
   for (const consumer of consumers) cleanup.defer(() => consumer.close());
   await within(LISTEN_TIMEOUT_MS, Promise.all(consumers.map((consumer) => consumer.start())), 'consumers to listen');
 
@@ -75,7 +81,10 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const faults: InjectedFault[] = [];
   await Promise.race([
     Promise.all([
-      injectAll(settings, { server, writers, consumers }, startedAt, faults),
+      injectAll(schedule, { server, writers, consumers }, startedAt, (fault) => {
+        faults.push(fault);
+        settings.onFault(fault.from - startedAt, fault);
+      }),
       sleep(totalMs).then(() => writers.stop()),
     ]),
     written.then(() => new Promise<never>(() => {})), // only its failure counts here
@@ -96,9 +105,25 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
     faults,
     results: consumers.map((consumer) => ({
       consumer,
-      verdict: check(committed, consumer.deliveries(), LATE_AFTER_MS),
+      verdict: check(
+        committed,
+        consumer.deliveries(),
+        LATE_AFTER_MS,
+        consumer.kind === 'ours' ? consumer.logged : undefined,
+      ),
     })),
   };
+}
+
+/** The schema, odd settings drawn from the seed, and the roles of the consumers and of the forger. */
+async function prepareDatabase(server: ChaosServer, seed: string): Promise<void> {
+  const { password } = new URL(server.url);
+  const client = await server.connect('setup');
+  await client.query(`${DECOYS}; CREATE ROLE ${FORGER} LOGIN PASSWORD '${password}'; CREATE ROLE ${CONSUMER}`);
+  await setOddly(client, CONSUMER, new Random(seed, 'settings'));
+  await client.end();
+  await migrate(server.url);
+  await createRoles(server.url, { [CONSUMER]: password });
 }
 
 /** A cohort for each of ours; the rivals are in the first, so that the same faults hit them and our first consumer. */
@@ -114,18 +139,15 @@ function createConsumers({ consumers, rivals, onLog }: RunSettings, url: string)
 }
 
 async function injectAll(
-  settings: RunSettings,
+  schedule: readonly Fault[],
   targets: Targets,
   startedAt: number,
-  faults: InjectedFault[],
+  onFault: (fault: InjectedFault) => void,
 ): Promise<void> {
-  const schedule = drawSchedule(settings.seed, settings.seconds * 1_000, settings.consumers);
   await Promise.all(
     schedule.map(async (fault) => {
       await sleep(Math.max(0, startedAt + fault.atMs - now()));
-      const injected = await inject(fault, targets);
-      faults.push(injected);
-      settings.onFault(injected.from - startedAt, injected);
+      onFault(await inject(fault, targets));
     }),
   );
 }
@@ -141,7 +163,7 @@ async function drained(consumers: readonly Consumer[], rows: number): Promise<vo
 function hasAll(consumer: Consumer, rows: number): boolean {
   if (consumer.received < rows) return false;
   const ids = new Set<number>();
-  for (const { id } of consumer.deliveries()) ids.add(id);
+  for (const { id, digest } of consumer.deliveries()) if (digest !== FORGED) ids.add(id);
   return ids.size >= rows;
 }
 

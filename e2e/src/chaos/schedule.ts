@@ -23,6 +23,11 @@ const KINDS = {
   'crash of one backend': { ms: [0, 0], scope: 'server' },
   'crash of one backend after rollbacks': { ms: [600, 1_200], scope: 'server' },
   'restart of the server': { ms: [0, 2_000], scope: 'server' },
+  'other settings of database and role': { ms: [0, 0], scope: 'cohort' },
+  'address of a standby': { ms: [1_000, 4_000], scope: 'cohort' },
+  'address of server or standby at random': { ms: [1_000, 4_000], scope: 'cohort' },
+  'forged notifications': { ms: [1_000, 2_000], scope: 'cohort' },
+  'blocked log in a burst': { ms: [1_000, 3_000], scope: 'cohort' },
 } as const satisfies Record<string, { ms: readonly [number, number]; scope: 'cohort' | 'server' }>;
 
 export type FaultKind = keyof typeof KINDS;
@@ -37,6 +42,11 @@ export interface Fault {
   readonly cohort: number | 'all';
   /** How many rows are written meanwhile, where the fault has a burst; other faults use it as a random number. */
   readonly rows: number;
+}
+
+/** True where the schedule has a fault that needs a standby. */
+export function needsStandby(schedule: readonly Fault[]): boolean {
+  return schedule.some(({ kind }) => kind.includes('standby'));
 }
 
 /** The time without faults at the start and at the end of a run of `totalMs`. */

@@ -1,29 +1,64 @@
-/** The PostgreSQL of one run: a real server on a fixed port, easy to crash. */
+/** The PostgreSQL of one run: a real server on a fixed port, easy to crash, and a standby of it where one is needed. */
+import { chmodSync } from 'node:fs';
+import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
 import { freePort } from '@pg-signals/local/free-port';
+import { copyAsStandby } from '@pg-signals/local/standby';
 import pg from 'pg';
 
 export class ChaosServer {
   readonly #directory: string;
   readonly #maxConnections: number;
   #running: EmbeddedPostgres | undefined;
+  #standby: EmbeddedPostgres | undefined;
   #port = 0;
   #closed = false;
   /** Starts and stops run one at a time. */
   #turn: Promise<void> = Promise.resolve();
 
+  /** @param directory for the data; other users can enter it from now on, since root runs the server as one of them. */
   constructor(directory: string, maxConnections: number) {
+    chmodSync(directory, 0o755);
     this.#directory = directory;
     this.#maxConnections = maxConnections;
   }
 
+  /** Of the superuser, whose password every role of a run has. */
   get url(): string {
     return this.#running!.url;
   }
 
+  get port(): number {
+    return this.#port;
+  }
+
+  get standbyPort(): number {
+    return this.#standby!.port;
+  }
+
   start(): Promise<void> {
     return this.#inTurn(() => this.#start());
+  }
+
+  /** Starts a standby that streams from the server, which is stopped for a moment: its data are copied. */
+  startStandby(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#running!.stop();
+      copyAsStandby(this.#folder('primary'), this.#folder('standby'), this.url);
+      await this.#start();
+      this.#standby = await startEmbeddedPostgres({ directory: this.#folder('standby'), settings: this.#settings });
+    });
+  }
+
+  /** Lets the standby lag behind, until the returned function is called. */
+  async pauseStandby(): Promise<() => Promise<void>> {
+    const client = await this.connect('faults', { port: String(this.standbyPort) });
+    await client.query('SELECT pg_wal_replay_pause()');
+    return async () => {
+      await client.query('SELECT pg_wal_replay_resume()');
+      await client.end();
+    };
   }
 
   /** Stops the server (`immediate` is a crash) and starts it again after `downMs` on the same data and port. */
@@ -61,13 +96,13 @@ export class ChaosServer {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#turn.catch(() => {});
-    await this.#running?.stop('immediate');
+    await Promise.all([this.#running?.stop('immediate'), this.#standby?.stop('immediate')]);
   }
 
   /** A connection of the checker itself, which bypasses every proxy. The caller ends it. */
-  async connect(name: string): Promise<pg.Client> {
+  async connect(name: string, other: { port?: string; username?: string } = {}): Promise<pg.Client> {
     const client = new pg.Client({
-      connectionString: this.url,
+      connectionString: Object.assign(new URL(this.url), other).href,
       application_name: `chaos ${name}`,
       connectionTimeoutMillis: 5_000,
     });
@@ -96,17 +131,28 @@ export class ChaosServer {
   async #start(): Promise<void> {
     this.#port ||= await freePort();
     this.#running = await startEmbeddedPostgres({
-      directory: this.#directory,
+      directory: this.#folder('primary'),
       port: this.#port,
-      settings: {
-        max_connections: String(this.#maxConnections),
-        // Only processes crash here, not the machine: what was written survives without a flush.
-        fsync: 'off',
-        // A crash forgets what no commit waited for: above all the ids of transactions that rolled back or only
-        // notified, which are then assigned again. The default limits that to 0.2 s; this is the longest setting.
-        wal_writer_delay: '10s',
-      },
+      settings: this.#settings,
     });
+  }
+
+  #folder(name: string): string {
+    return path.join(this.#directory, name);
+  }
+
+  get #settings(): Record<string, string> {
+    return {
+      max_connections: String(this.#maxConnections),
+      // Only processes crash here, not the machine: what was written survives without a flush.
+      fsync: 'off',
+      // A crash forgets what no commit waited for: above all the ids of transactions that rolled back or only
+      // notified, which are then assigned again. The default limits that to 0.2 s; this is the longest setting.
+      wal_writer_delay: '10s',
+      // The standby finds all that it lacks, soon after the server is back.
+      wal_keep_size: '1GB',
+      wal_retrieve_retry_interval: '100ms',
+    };
   }
 }
 

@@ -8,7 +8,7 @@ const PAGE = 10_000;
 
 const READ = `
   SELECT row_to_json(signal)::text AS payload
-  FROM (SELECT ${SIGNAL_COLUMNS.map((column) => `"${column}"`).join(', ')} FROM signals) AS signal
+  FROM (SELECT ${SIGNAL_COLUMNS.map((column) => `"${column}"`).join(', ')} FROM public.signals) AS signal
   WHERE id > $1
   ORDER BY id
   LIMIT ${PAGE}`;
@@ -21,7 +21,7 @@ export async function readTable(
 ): Promise<CommittedRow[]> {
   const client = await server.connect('check');
   try {
-    await client.query(`SET timezone = 'UTC'`);
+    await client.query(`SET timezone = 'UTC'; SET extra_float_digits = 1`);
     const committed: CommittedRow[] = [];
     for (let lastId = 0; ; ) {
       const { rows } = await client.query<{ payload: string }>(READ, [lastId]);

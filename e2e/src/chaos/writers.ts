@@ -165,8 +165,8 @@ export class Writers {
 }
 
 const INSERT = `
-  INSERT INTO signals (signal_name, signal_value, attributes)
-  SELECT * FROM unnest($1::text[], $2::float8[], $3::jsonb[])
+  INSERT INTO public.signals ("timestamp", signal_name, signal_value, attributes)
+  SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::float8[], $4::jsonb[])
   RETURNING xid::text`;
 
 /** @returns the transaction of the rows, where the statement returns it. */
@@ -176,6 +176,7 @@ async function execute(client: pg.Client, statement: Statement): Promise<string 
     statement.kind === 'sql'
       ? await client.query<{ xid: string }>(statement.text)
       : await client.query<{ xid: string }>(INSERT, [
+          statement.rows.map((row) => row.timestamp),
           statement.rows.map((row) => row.name),
           statement.rows.map((row) => row.value),
           statement.rows.map((row) => row.attributes),
@@ -185,8 +186,10 @@ async function execute(client: pg.Client, statement: Statement): Promise<string 
 
 async function copyIn(client: pg.Client, rows: readonly Row[]): Promise<undefined> {
   const lines = rows.map(
-    ({ name, value, attributes }) => `${name}\t${value}\t${attributes.replaceAll('\\', '\\\\')}\n`,
+    ({ timestamp, name, value, attributes }) =>
+      `${timestamp}\t${name}\t${value}\t${attributes.replaceAll('\\', '\\\\')}\n`,
   );
-  const stream = client.query(copyFrom('COPY signals (signal_name, signal_value, attributes) FROM STDIN'));
+  const columns = '"timestamp", signal_name, signal_value, attributes';
+  const stream = client.query(copyFrom(`COPY public.signals (${columns}) FROM STDIN`));
   await pipeline(lines, stream);
 }

@@ -2,11 +2,10 @@
 import type { Signal, TruncatedSignal } from '@pg-signals/db';
 
 export interface Hooks {
-  /** Call it when listening: whatever is committed from then on must be delivered. */
+  /** Call it when listening, unless the log says so: whatever is committed from then on must be delivered. */
   listening(): void;
   /** Call it with each signal. Where it returns a promise the callback is slow: await it if you can. */
   received(signal: Signal | TruncatedSignal): Promise<void> | undefined;
-  log(lines: string): void;
   /** Ends the process, which can't go on. */
   fail(error: Error): void;
 }

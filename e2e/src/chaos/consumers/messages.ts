@@ -6,14 +6,11 @@ export interface Deliveries {
   readonly ids: Float64Array;
   /** When each was delivered, on the clock of `now()`. */
   readonly at: Float64Array;
-  /** See `digest`; 0 where only the id of the row came. */
+  /** See `digest`. */
   readonly digests: Uint32Array;
 }
 
-export type FromConsumer =
-  | Deliveries
-  | { readonly type: 'listening' }
-  | { readonly type: 'log'; readonly lines: string };
+export type FromConsumer = Deliveries | { readonly type: 'listening' };
 
 export type ToConsumer =
   /** Let every callback take until `ms` from now. */

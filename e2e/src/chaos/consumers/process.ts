@@ -20,11 +20,10 @@ let held: Promise<void> | undefined;
 
 const hooks: Hooks = {
   listening: () => send({ type: 'listening' }),
-  log: (lines) => send({ type: 'log', lines }),
   received(signal) {
     at.push(now());
     ids.push(signal.id);
-    digests.push('truncated' in signal ? 0 : digest(signal));
+    digests.push(digest(signal));
     return held;
   },
   fail(error) {
