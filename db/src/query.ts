@@ -23,7 +23,10 @@ export class QueryTimeoutError extends NoAnswerError {
   override name = 'QueryTimeoutError';
 }
 
-/** Runs a query and resolves with its rows, each an array of its columns; throws what `queryWithin` throws. */
+/**
+ * Runs a query and resolves with its rows, each an array of its columns; throws what `queryWithin` throws. Of several
+ * statements (without values, in one transaction) it resolves with the rows of the last.
+ */
 export type Query = <Row extends unknown[]>(text: string, values?: unknown[], timeoutMs?: number) => Promise<Row[]>;
 
 /** `queryWithin` for one pool, with a timeout that each call may change. */
@@ -42,7 +45,11 @@ export function queryWithin<Row extends unknown[]>(
   query: QueryArrayConfig,
   timeoutMs: number,
 ): Promise<Row[]> {
-  return withConnection(pool, timeoutMs, async (client) => (await client.query<Row>(query)).rows);
+  return withConnection(pool, timeoutMs, async (client) => {
+    // pg's types do not name the array that it resolves with for several statements.
+    const result: unknown = await client.query<Row>(query);
+    return (Array.isArray(result) ? result.at(-1) : result).rows;
+  });
 }
 
 /**

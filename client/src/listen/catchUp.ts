@@ -120,7 +120,7 @@ export class CatchUp {
         isDuplicate: (xid, id, payload) => open.delivered.has(xid, id, payload),
         // Pages are in order, so the place moves with each row.
         record: (xid, id, payload) => {
-          open.place = { part: open.place.part, xid: String(xid), id: String(id) };
+          open.place = { xid, id: String(id) };
           open.last = { id, payload };
         },
       });
@@ -221,9 +221,7 @@ export class CatchUp {
 /** True for a row that a read which broke off has delivered, or left out as delivered before. */
 function wasRead({ from, to, place }: OpenRead, xid: number, id: number): boolean {
   if (from.covers(xid) || !to.covers(xid)) return false;
-  const isBeforePlace = xid < Number(place.xid) || (xid === Number(place.xid) && id <= Number(place.id));
-  const isStraggler = xid < from.xmax;
-  return place.part === 'stragglers' ? isStraggler && isBeforePlace : isStraggler || isBeforePlace;
+  return xid < place.xid || (xid === place.xid && id <= Number(place.id));
 }
 
 /** What is certain of a snapshot of a standby. */

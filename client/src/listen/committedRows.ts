@@ -1,5 +1,6 @@
 /** Reads from the table what was committed between two snapshots: the queries of the catch-up. */
 import type { Query } from '@pg-signals/db';
+import pg from 'pg';
 import { columnsSql, type FeedRow, type TableColumns, tableSql } from './feedTable.ts';
 import { requireServer, type Server, type Snapshot, STARTED_AT } from './snapshot.ts';
 
@@ -7,10 +8,19 @@ import { requireServer, type Server, type Snapshot, STARTED_AT } from './snapsho
 export const PAGE_ROWS = 2_500;
 
 /**
- * Pins what the trigger pins, for this statement alone: times in UTC, and doubles that read back to the same value. As a
- * condition it is checked once, before the first row.
+ * For the statement after it alone, since both are one transaction: what the trigger pins (times in UTC, doubles that read
+ * back to the same value), and a plan along the index on (xid, id). For a table without fresh statistics PostgreSQL expects few
+ * rows past a place, and would sort all of them for each page.
  */
-const PINNED = `(SELECT set_config('timezone', 'UTC', true) || set_config('extra_float_digits', '1', true)) IS NOT NULL`;
+const SETTINGS = Object.entries({
+  timezone: 'UTC',
+  extra_float_digits: '1',
+  enable_seqscan: 'off',
+  enable_bitmapscan: 'off',
+  enable_sort: 'off',
+  jit: 'off',
+});
+const SET = `SELECT ${SETTINGS.map(([name, value]) => `set_config('${name}', '${value}', true)`).join(', ')};`;
 
 /** Stands between the rows of a page: a control character, which JSON holds only escaped (RFC 7464 uses the same one). */
 const SEPARATOR = '\u001e';
@@ -18,13 +28,10 @@ const SEPARATOR = '\u001e';
 /** Before the first id that a bigint can hold. */
 const BEFORE_ALL = '-9223372036854775808';
 
-/**
- * Where reading stands: first the stragglers (transactions that were running in the first snapshot), then all that began
- * later, both along the index on (xid, id).
- */
+/** Where reading stands: after this row, in the order (xid, id). */
 export interface ReadingPlace {
-  readonly part: 'stragglers' | 'rest';
-  readonly xid: string;
+  readonly xid: number;
+  /** Not a number, so that it can stand before and after all. */
   readonly id: string;
 }
 
@@ -34,7 +41,10 @@ export interface Page {
   readonly next: ReadingPlace | undefined;
 }
 
-export const BEGINNING: ReadingPlace = { part: 'stragglers', xid: '0', id: BEFORE_ALL };
+/** Before all rows of a transaction and of those after it. */
+const before = (xid: number): ReadingPlace => ({ xid, id: BEFORE_ALL });
+
+export const BEGINNING = before(0);
 
 /** Reads rows of one table on one server; throws, as `requireServer` does, where the answer comes from another one. */
 export interface Reader {
@@ -45,22 +55,24 @@ export interface Reader {
 }
 
 /**
- * A page of the rows that `to` covers and `from` does not, in the order (xid, id) within each part, after `place`.
+ * A page of the rows that `to` covers and `from` does not, in the order (xid, id), after `place`.
  *
- * They are the rows of transactions that were running when `from` was taken, or began after it, and had committed when `to`
- * was taken. As one query with OR, or with a lower bound beside the row comparison, PostgreSQL walks the whole index.
+ * They are the rows of the stragglers (transactions that were running when `from` was taken, and over when `to` was), and of
+ * all that began later and were over by then. Each straggler is a range of the index, and so are the others together.
  */
 export async function readPage(
   reader: Reader,
   { from, to, place }: { from: Snapshot; to: Snapshot; place: ReadingPlace },
 ): Promise<Page> {
-  const { part, xid, id } = place;
-  if (part === 'rest') return readOne(reader, part, restSql(reader.table), [to.text, xid, id, PAGE_ROWS]);
-  const rest: ReadingPlace = { part: 'rest', xid: String(from.xmax), id: BEFORE_ALL };
-  if (from.running.size === 0) return { payloads: [], next: rest };
-  const values = [`{${[...from.running].join()}}`, to.text, xid, id, PAGE_ROWS];
-  const page = await readOne(reader, part, stragglersSql(reader.table), values);
-  return { ...page, next: page.next ?? rest };
+  const isVisible = `pg_visible_in_snapshot(xid, ${literal(to.text)}::pg_snapshot)`;
+  const straggler = Math.min(...[...from.running].filter((xid) => xid >= place.xid && to.covers(xid)));
+  if (!Number.isFinite(straggler)) {
+    const start = place.xid >= from.xmax ? place : before(from.xmax);
+    return readOne(reader, `${isAfter(start)} AND xid < '${to.xmax}'::xid8 AND ${isVisible}`);
+  }
+  const start = place.xid === straggler ? place : before(straggler);
+  const page = await readOne(reader, `${isAfter(start)} AND xid < '${straggler + 1}'::xid8 AND ${isVisible}`);
+  return { ...page, next: page.next ?? before(straggler + 1) };
 }
 
 /**
@@ -72,28 +84,20 @@ export async function readStandbyPage(
   reader: Reader,
   { from, place }: { from: Snapshot; place: ReadingPlace },
 ): Promise<Page> {
-  const { part, xid, id } = place === BEGINNING ? { ...place, xid: String(from.xmin) } : place;
-  return readOne(reader, part, standbySql(reader.table), [from.text, xid, id, PAGE_ROWS]);
+  const start = place === BEGINNING ? before(from.xmin) : place;
+  return readOne(reader, `${isAfter(start)} AND NOT pg_visible_in_snapshot(xid, ${literal(from.text)}::pg_snapshot)`);
 }
 
-/** The rows that have these ids now, in no order. */
-export async function readById(reader: Reader, ids: readonly number[]): Promise<readonly string[]> {
-  const sql = pageSql(reader.table, 'id = ANY ($1::bigint[])', '$2');
-  return (await readOne(reader, 'rest', sql, [ids, ids.length])).payloads;
-}
+const literal = pg.escapeLiteral;
+const isAfter = ({ xid, id }: ReadingPlace) => `(xid, id) > ('${xid}'::xid8, '${id}'::bigint)`;
 
-async function readOne(
-  { query, server, timeoutMs }: Reader,
-  part: ReadingPlace['part'],
-  sql: string,
-  values: unknown[],
-): Promise<Page> {
+async function readOne({ query, table, server, timeoutMs }: Reader, condition: string): Promise<Page> {
   type Row = [startedAt: string, text: string | null, xid: string | null, id: string | null];
-  const [row] = await query<Row>(sql, values, timeoutMs);
+  const [row] = await query<Row>(pageSql(table, condition), [], timeoutMs);
   const [startedAt, text, xid, id] = row!;
   requireServer(server, startedAt);
   const payloads = text === null ? [] : text.split(SEPARATOR);
-  return { payloads, next: xid === null || id === null ? undefined : { part, xid, id } };
+  return { payloads, next: xid === null || id === null ? undefined : { xid: Number(xid), id } };
 }
 
 /** A row that was asked for by its id. Without `bytes` it is not there; without `payload` alone it is too large. */
@@ -102,30 +106,33 @@ export interface WholeRow {
   readonly payload: string | undefined;
 }
 
-/** These rows, whole, as JSON, in this order: as many as fit into `maxBytes` together. */
+/** These rows, whole, as JSON, in this order: as many as fit into `maxBytes` together. Without an xid, whatever has the id. */
 export async function readRows(
   { query, table, server, timeoutMs }: Reader,
-  rows: readonly FeedRow[],
+  rows: readonly (Pick<FeedRow, 'id'> & Partial<FeedRow>)[],
   maxBytes: number,
 ): Promise<WholeRow[]> {
   type Answer = [startedAt: string, bytes: number | null, payload: string | null];
+  if (rows.length === 0) return [];
+  const wanted = rows.map(({ id, xid }, place) => `(${id}, ${xid ? `'${xid}'` : 'NULL'}::xid8, ${place})`);
   const answers = await query<Answer>(
-    `SELECT
+    `${SET}
+     SELECT
        ${STARTED_AT},
        octet_length(payload),
-       CASE WHEN sum(octet_length(payload)) OVER (ORDER BY place) <= $3::int THEN payload END
-     FROM unnest($1::bigint[], $2::xid8[]) WITH ORDINALITY AS wanted (id, xid, place)
+       CASE WHEN sum(octet_length(payload)) OVER (ORDER BY place) <= ${maxBytes} THEN payload END
+     FROM (VALUES ${wanted.join()}) AS wanted (id, xid, place)
      LEFT JOIN LATERAL (
        SELECT row_to_json(feed_row)::text AS payload
        FROM (
          SELECT ${columnsSql(table)}
          FROM ${tableSql(table)} AS rows
-         WHERE rows.id = wanted.id AND rows.xid = wanted.xid AND ${PINNED}
+         WHERE rows.id = wanted.id AND (wanted.xid IS NULL OR rows.xid = wanted.xid)
        ) AS feed_row
        OFFSET 0 -- keeps the planner from writing each row's JSON three times
      ) AS found ON true
      ORDER BY place`,
-    [rows.map(({ id }) => id), rows.map(({ xid }) => xid), maxBytes],
+    [],
     timeoutMs,
   );
   return answers.map(([startedAt, bytes, payload]) => {
@@ -134,27 +141,6 @@ export async function readRows(
   });
 }
 
-export const stragglersSql = (table: TableColumns) =>
-  pageSql(
-    table,
-    `xid = ANY ($1::xid8[])
-      AND pg_visible_in_snapshot(xid, $2::pg_snapshot)
-      AND (xid, id) > ($3::xid8, $4::bigint)`,
-    '$5',
-  );
-
-export const restSql = (table: TableColumns) =>
-  pageSql(
-    table,
-    `(xid, id) > ($2::xid8, $3::bigint)
-      AND xid < pg_snapshot_xmax($1::pg_snapshot)
-      AND pg_visible_in_snapshot(xid, $1::pg_snapshot)`,
-    '$4',
-  );
-
-const standbySql = (table: TableColumns) =>
-  pageSql(table, `(xid, id) > ($2::xid8, $3::bigint) AND NOT pg_visible_in_snapshot(xid, $1::pg_snapshot)`, '$4');
-
 /**
  * Each row as its notification: one of 8,000 bytes or more without its content, so that a page has a bound in bytes too. The
  * inner LIMIT keeps PostgreSQL from writing the row as JSON once for each mention of `payload`.
@@ -162,8 +148,9 @@ const standbySql = (table: TableColumns) =>
  * A page comes as one value, which the driver reads in half the time of 2,500 rows. Beside it is where the page ends, NULL
  * unless it is full.
  */
-function pageSql(table: TableColumns, condition: string, limit: string): string {
+function pageSql(table: TableColumns, condition: string): string {
   return `
+  ${SET}
   SELECT
     ${STARTED_AT},
     string_agg(
@@ -173,14 +160,13 @@ function pageSql(table: TableColumns, condition: string, limit: string): string 
       END,
       chr(${SEPARATOR.charCodeAt(0)})
     ),
-    (array_agg(page.xid))[${limit}::int],
-    (array_agg(page.id))[${limit}::int]
+    (array_agg(page.xid))[${PAGE_ROWS}],
+    (array_agg(page.id))[${PAGE_ROWS}]
   FROM (
     SELECT xid, id, (SELECT row_to_json(feed_row)::text FROM (SELECT ${columnsSql(table)}) AS feed_row) AS payload
     FROM ${tableSql(table)}
     WHERE ${condition}
-      AND ${PINNED}
     ORDER BY xid, id
-    LIMIT ${limit}::int
+    LIMIT ${PAGE_ROWS}
   ) AS page`;
 }

@@ -1,13 +1,16 @@
 /** After a failover: decides whether a cursor still means something on the server that answers now, or where to go back to. */
 import type { Query } from '@pg-signals/db';
-import { type Reader, readById } from './committedRows.ts';
-import { Cursor, type SameRow } from './cursor.ts';
+import { type Reader, readRows } from './committedRows.ts';
+import { Cursor, type SameRow, type Witness } from './cursor.ts';
 import type { FeedRow, FeedTable } from './feedTable.ts';
 import { requireServer, type Server, type Snapshot, STARTED_AT } from './snapshot.ts';
 
 /** How far back snapshots are kept, and how densely. */
 const HISTORY_STEP_MS = 10_000;
 const HISTORY_LENGTH = 360; // an hour
+
+/** A delivered row of each of those, of 8,000 bytes at most: none is left out. */
+const WITNESSES_BYTES = 16 * 2 ** 20;
 
 /** Before every transaction: 3 is the first that a cluster gives out. */
 const FIRST_SNAPSHOT = '3:3:';
@@ -90,19 +93,28 @@ export class Failover {
    * since. Then ids that were delivered have other rows now. A row that is gone proves nothing: it may have been deleted.
    */
   async #goBackFromCopy(known: readonly Stand[], now: Snapshot): Promise<MovedCursor | undefined> {
-    const { query, table, isSame, readTimeoutMs: timeoutMs } = this.#options;
+    const { query, table, readTimeoutMs: timeoutMs } = this.#options;
     const reader: Reader = { query, table, server: now.server, timeoutMs };
-    const ids = known.flatMap(({ witness }) => witness?.id ?? []);
-    const rows = new Map((await readById(reader, ids)).map((payload) => [table.parse(payload).id, payload]));
-    const isIntact = ({ witness }: Stand) => {
-      const row = witness && rows.get(witness.id);
-      return row === undefined ? undefined : isSame(witness!.payload, row);
-    };
-    const changed = known.findIndex((stand) => isIntact(stand) === false);
+    const seen = known.filter(({ witness }) => witness);
+    const rows = await readRows(
+      reader,
+      seen.map(({ witness }) => ({ id: witness!.id })),
+      WITNESSES_BYTES,
+    );
+    const intact = new Map(seen.map((stand, at) => [stand, this.#isIntact(stand.witness!, rows[at]!.payload)]));
+    const changed = known.findIndex((stand) => intact.get(stand) === false);
     if (changed < 0) return undefined;
     const shared = known.slice(0, changed);
-    const safe = shared.findLastIndex((stand) => isIntact(stand) === true);
+    const safe = shared.findLastIndex((stand) => intact.get(stand) === true);
     return this.#goBackTo(shared[safe], shared.slice(0, safe + 1), now, 'it is an older copy of the one before');
+  }
+
+  /** Undefined where that can't be told. */
+  #isIntact(witness: Witness, payload: string | undefined): boolean | undefined {
+    if (payload === undefined) return undefined;
+    const { table, isSame } = this.#options;
+    const [seen, now] = [table.parse(witness.payload), table.parse(payload)];
+    return 'truncated' in seen ? seen.xid === now.xid : isSame(witness.payload, payload);
   }
 
   #goBackTo(safe: Stand | undefined, shared: readonly Stand[], now: Snapshot, why: string): MovedCursor {
