@@ -45,12 +45,12 @@ test('a crash forgets the id of a rolled-back transaction, and the next one gets
 });
 
 test('a standby streams from the server, lags while its replay is paused, and comes level again', async () => {
+  const before = await server.connect('test');
+  await before.query(`ALTER DATABASE signals SET default_transaction_isolation = 'serializable'`);
+  await before.end();
   await server.startStandby();
   const resume = await server.pauseStandby();
-  const [primary, standby] = await Promise.all([
-    server.connect('test'),
-    server.connect('test', { port: String(server.standbyPort) }),
-  ]);
+  const [primary, standby] = await Promise.all([server.connect('test'), server.connectToStandby('test')]);
   await primary.query('CREATE TABLE later ()');
   const until = async (sql: string) => {
     while ((await standby.query(sql)).rowCount === 0);

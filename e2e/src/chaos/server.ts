@@ -37,6 +37,16 @@ export class ChaosServer {
     return this.#standby!.port;
   }
 
+  /** A connection of the checker to the standby, as `connect` opens one to the server. */
+  connectToStandby(name: string): Promise<pg.Client> {
+    // A standby refuses serializable transactions, which may be the database's default.
+    const options = '-c default_transaction_isolation=read\\ committed';
+    return this.connect(name, {
+      port: String(this.standbyPort),
+      search: `${new URLSearchParams({ sslmode: 'disable', options })}`,
+    });
+  }
+
   start(): Promise<void> {
     return this.#inTurn(() => this.#start());
   }
@@ -53,7 +63,7 @@ export class ChaosServer {
 
   /** Lets the standby lag behind, until the returned function is called. */
   async pauseStandby(): Promise<() => Promise<void>> {
-    const client = await this.connect('faults', { port: String(this.standbyPort) });
+    const client = await this.connectToStandby('faults');
     await client.query('SELECT pg_wal_replay_pause()');
     return async () => {
       await client.query('SELECT pg_wal_replay_resume()');
@@ -100,7 +110,7 @@ export class ChaosServer {
   }
 
   /** A connection of the checker itself, which bypasses every proxy. The caller ends it. */
-  async connect(name: string, other: { port?: string; username?: string } = {}): Promise<pg.Client> {
+  async connect(name: string, other: { port?: string; username?: string; search?: string } = {}): Promise<pg.Client> {
     const client = new pg.Client({
       connectionString: Object.assign(new URL(this.url), other).href,
       application_name: `chaos ${name}`,
