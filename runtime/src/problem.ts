@@ -40,14 +40,26 @@ export function sendProblem(request: IncomingMessage, response: ServerResponse, 
   }
   const body = documentOf(problem);
   // The unread rest of a body would be parsed as the next request: close the connection after the answer.
-  const close = hasBody(request) && !request.complete ? { Connection: 'close' } : {};
+  const isUnread = hasBody(request) && !request.complete;
   response.writeHead(problem.status, {
     'Content-Type': 'application/problem+json',
     'Content-Length': Buffer.byteLength(body),
-    ...close,
+    ...(isUnread && { Connection: 'close' }),
     ...problem.headers,
   });
-  response.end(request.method === 'HEAD' ? undefined : body);
+  if (request.method !== 'HEAD') response.write(body);
+  if (isUnread) discardRest(request, () => response.end());
+  else response.end();
+}
+
+/**
+ * Reads what the client is still sending, for a second at most. A connection that is closed with bytes unread is reset, and
+ * a client that is sending may then never see the answer.
+ */
+function discardRest(request: IncomingMessage, done: () => void): void {
+  const timer = setTimeout(done, 1_000);
+  request.once('close', () => clearTimeout(timer)).once('end', done);
+  request.unpipe().resume();
 }
 
 /** The whole answer as text, for a request that could not be parsed: its connection ends with it. */
