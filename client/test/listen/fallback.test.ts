@@ -116,6 +116,20 @@ describe.skipIf(!hasPgbouncer)('behind pgbouncer', () => {
     expect(listener.counts.polling).toBe(1);
   });
 
+  test('in transaction mode it sends no LISTEN, which would stay behind on a connection that others use', async () => {
+    const { client } = listeners.writer;
+    const logStatements = async (which: string) => {
+      await client.query(`ALTER SYSTEM SET log_statement = '${which}'`);
+      await client.query('SELECT pg_reload_conf()');
+    };
+    await logStatements('all');
+    const listener = listeners.start({ url: await startBouncer('transaction'), pollMs: 60_000 });
+    await listener.happened('connecting', 5);
+    await logStatements('none');
+    expect(primary.log()).toContain('SELECT pg_backend_pid()');
+    expect(primary.log()).not.toContain('LISTEN');
+  });
+
   test('in session mode it listens', async () => {
     const listener = start(await startBouncer('session'));
     await listener.listening();
