@@ -16,8 +16,9 @@ export class Cursor {
   readonly #xids: number[] = [];
   readonly #ids: number[] = [];
   readonly #payloads: (string | undefined)[] = [];
-  /** So many of them, the first, were delivered before the last proof. */
-  #proved = 0;
+  /** So many of them, the first, were delivered by the moment `#countedAt`, in `performance.now()`. */
+  #counted = 0;
+  #countedAt = 0;
 
   /** @param snapshot a durable one: from here on every commit counts. */
   constructor(snapshot: Snapshot, witness?: Witness) {
@@ -62,23 +63,24 @@ export class Cursor {
    * a steady load the newest is never on disk yet, and replacing the one that waits would mean waiting forever. A proof that
    * was begun before the latest catch-up changes nothing.
    *
-   * What was delivered before the last proof had committed before this one was begun, so this snapshot covers it. What it
-   * does not cover was forged, and is forgotten, since no proof would ever cover it.
+   * What was delivered before this snapshot was asked for had committed by then, so the snapshot covers it. What it does not
+   * cover was forged, and is forgotten, since no proof would ever cover it. (A marker may be delivered long after its snapshot
+   * was taken, where callbacks are slow: rows that were delivered since may be real and not covered.)
    */
   prove(snapshot: Snapshot): void {
     if (snapshot.takenAt < this.#snapshot.receivedAt) return;
-    this.#keep((xid, at) => at >= this.#proved || snapshot.covers(xid));
+    const isLater = snapshot.takenAt > this.#countedAt;
+    if (isLater) this.#keep((xid, at) => at >= this.#counted || snapshot.covers(xid));
     const durable = [snapshot, this.#pending].find((proved) => proved && proved.lsn <= snapshot.flushedLsn);
     if (durable) this.moveTo(durable);
     if (durable !== snapshot) this.#pending ??= snapshot;
-    this.#proved = this.size;
+    if (isLater) [this.#counted, this.#countedAt] = [this.size, performance.now()];
   }
 
   /** Everything that a durable snapshot covers was delivered, this row the last of it. */
   moveTo(snapshot: Snapshot, last?: Witness): void {
     this.#snapshot = snapshot;
     this.#pending = undefined;
-    this.#proved = 0;
     this.#witness = last ?? this.#lastCovered(snapshot) ?? this.#witness;
     this.#keep((xid) => !snapshot.covers(xid));
   }
@@ -93,14 +95,16 @@ export class Cursor {
 
   #keep(isKept: (xid: number, at: number) => boolean): void {
     const [xids, ids, payloads] = [this.#xids, this.#ids, this.#payloads];
-    let kept = 0;
+    let [kept, counted] = [0, 0];
     for (let at = 0; at < ids.length; at++) {
       if (!isKept(xids[at]!, at)) continue;
+      if (at < this.#counted) counted++;
       xids[kept] = xids[at]!;
       ids[kept] = ids[at]!;
       payloads[kept++] = payloads[at];
     }
     xids.length = ids.length = payloads.length = kept;
+    this.#counted = counted;
   }
 }
 

@@ -75,3 +75,29 @@ test('a catch-up forgets a proof whose snapshot was not on disk: the server may 
   cursor.prove(at(9, 10, { flushed: 8 }));
   expect(cursor.snapshot).toBe(caughtUp);
 });
+
+/** Resolves at the next millisecond, a moment after all that happened before. */
+async function later(): Promise<number> {
+  const moment = Math.ceil(performance.now()) + 1;
+  while (performance.now() < moment) await new Promise((resolve) => setImmediate(resolve));
+  return moment;
+}
+
+test('what no snapshot covers that was asked for after its delivery was forged, and is forgotten', async () => {
+  const cursor = new Cursor(at(1, 10));
+  cursor.record(999, 1, 'forged');
+  cursor.prove(at(await later(), 12));
+  expect(cursor.size).toBe(1);
+  cursor.prove(at(await later(), 14));
+  expect(cursor.size).toBe(0);
+});
+
+test('a row delivered after a snapshot was asked for stays known, however late the marker of that snapshot is', async () => {
+  const cursor = new Cursor(at(1, 10));
+  const [first, second] = [at(await later(), 12), at(await later(), 12)];
+  // The callbacks were slow: both markers waited while this row committed and was delivered.
+  cursor.record(20, 1, 'real');
+  cursor.prove(first);
+  cursor.prove(second);
+  expect(cursor.delivered(isSame).has(20, 1, 'real')).toBe(true);
+});
