@@ -1,6 +1,15 @@
 /** The one connection that listens: opened, proved, watched, replaced as often as it is lost. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { acquire, backoff, checkChannel, discard, discardIdle, type Query, queryOn } from '@pg-signals/db';
+import {
+  acquire,
+  backoff,
+  checkChannel,
+  discard,
+  discardIdle,
+  type Query,
+  queryOn,
+  withConnection,
+} from '@pg-signals/db';
 import pg, { type Notification, type Pool, type PoolClient } from 'pg';
 import type { Logger } from '../logger.ts';
 import { type Marker, ProofError, Prover } from './proof.ts';
@@ -232,25 +241,23 @@ export class Connector {
    * found on the same one, or one of ours on two. Looked for before LISTEN, which would stay behind on a server connection that
    * others use, and let the server's queue of notifications fill up.
    */
-  async #isShared(client: PoolClient, backend: number): Promise<boolean> {
+  #isShared(client: PoolClient, backend: number): Promise<boolean> {
     const { pool, proofTimeoutMs: timeoutMs } = this.#options;
     const backendOf = async (each: PoolClient) =>
       (await queryOn<[number]>(each, 'SELECT pg_backend_pid()', [], timeoutMs))[0]![0];
-    const other = await acquire(pool, timeoutMs);
-    try {
+    return withConnection(pool, timeoutMs, async (other) => {
       let shared = false;
       // More than once, since a pooler may hand its connections out in turns.
       for (let round = 0; round < 3 && !shared; round++) {
-        await queryOn(other, 'BEGIN', [], timeoutMs);
-        shared = (await backendOf(other)) === backend || (await backendOf(client)) !== backend;
-        await queryOn(other, 'COMMIT', [], timeoutMs);
+        await other.query('BEGIN');
+        try {
+          shared = (await backendOf(other)) === backend || (await backendOf(client)) !== backend;
+        } finally {
+          await other.query('COMMIT');
+        }
       }
-      other.release();
       return shared;
-    } catch (error) {
-      discard(other);
-      throw error;
-    }
+    });
   }
 
   async #keepProving(prove: () => Promise<void>, over: AbortSignal): Promise<void> {
