@@ -31,8 +31,18 @@ const RIGHTS: Readonly<Record<Role, readonly Right[]>> = {
     { privilege: 'UPDATE', on: 'TABLE', name: 'signal_keys', columns: ['created_at'] },
     { privilege: 'EXECUTE', on: 'FUNCTION', name: 'fn_insert_keyed_signals' },
   ],
-  signals_consumer: [{ privilege: 'SELECT', on: 'TABLE', name: 'signals', columns: SIGNAL_COLUMNS }],
+  signals_consumer: [
+    { privilege: 'SELECT', on: 'TABLE', name: 'signals', columns: SIGNAL_COLUMNS },
+    ...allOn('signal_groups'),
+    ...allOn('signal_group_members'),
+    ...allOn('signal_retries'),
+    { privilege: 'INSERT', on: 'TABLE', name: 'dead_letters' },
+  ],
 };
+
+function allOn(name: string): Right[] {
+  return ['SELECT', 'INSERT', 'UPDATE', 'DELETE'].map((privilege) => ({ privilege, on: 'TABLE', name }));
+}
 
 const USAGE = 'USAGE ON SCHEMA public';
 

@@ -1,0 +1,43 @@
+/** A cursor of some lanes of a group, as the database keeps it. */
+import { hash } from 'node:crypto';
+import type { ReadingPlace } from '../listen/committedRows.ts';
+import type { Snapshot } from '../listen/snapshot.ts';
+
+/** A row by its transaction and its id, and by what was delivered of it: anyone may notify an id that is still to come. */
+export type HandledRow = readonly [xid: number, id: number, digest: string];
+
+/**
+ * What was handled of some lanes: every row that `at` covers, the rows of `places`, and those of `handled`; but not the rows of
+ * `pending`. `JSON.stringify` writes it into `signal_groups.free` and `signal_group_members.cursors`.
+ */
+export interface StoredCursor {
+  readonly lanes: readonly number[];
+  /** A `pg_snapshot`. */
+  readonly at: string;
+  /** When the snapshot was taken, by the clock of the member, in ms since 1970. */
+  readonly takenAt: number;
+  /** Of these transactions, the rows up to this id. */
+  readonly places?: readonly (readonly [xid: number, id: string])[];
+  /** Beyond all that. */
+  readonly handled?: readonly HandledRow[];
+  readonly pending?: readonly (readonly [xid: number, id: number])[];
+  /** Its owner was given up: the rows after it may have been begun. */
+  readonly unclean?: true;
+}
+
+/** Stands for a row in `handled`: 64 bits of a hash of its payload. */
+export const digestOf = (payload: string): string => hash('sha256', payload).slice(0, 16);
+
+/**
+ * The snapshot that covers what `from` covers and, of what `to` covers, every transaction before `place`: where a read from one
+ * to the other stands.
+ */
+export function snapshotAt(from: Snapshot, to: Snapshot, place: ReadingPlace): string {
+  const { xid } = place;
+  const [xmax, running] =
+    xid < from.xmax
+      ? [from.xmax, [...from.running].filter((each) => each >= xid || !to.covers(each))]
+      : [xid, [...to.running].filter((each) => each < xid)];
+  running.sort((a, b) => a - b);
+  return `${running[0] ?? xmax}:${xmax}:${running.join()}`;
+}
