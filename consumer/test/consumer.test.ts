@@ -2,7 +2,6 @@
 
 import { rightsOf } from '@pg-signals/db';
 import { FaultyProxy } from '@pg-signals/local/faulty-proxy';
-import { freePort } from '@pg-signals/local/free-port';
 import { asRole, createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import { createLogger, type Service } from '@pg-signals/runtime';
 import pg from 'pg';
@@ -165,11 +164,10 @@ test('a port that is taken is said, and nothing stays open', async () => {
 });
 
 test('with HEALTH_PORT it answers there', async () => {
-  const HEALTH_PORT = String(await freePort());
   const { port } = new URL(consumer.url);
-  const settings = readConsumerSettings({ DATABASE_URL: database.url, PORT: port, HEALTH_PORT });
+  const settings = readConsumerSettings({ DATABASE_URL: database.url, PORT: port, HEALTH_PORT: '0' });
   const other = await startConsumer(settings, createLogger({ write() {} }));
-  expect((await fetch(`http://127.0.0.1:${HEALTH_PORT}/healthz`)).status).toBe(200);
+  expect((await fetch(`${other.url}/healthz`)).status).toBe(200);
   await other.stop();
 });
 

@@ -3,7 +3,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/local/free-port';
 import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import { NODE_FLAGS } from '@pg-signals/runtime';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -18,11 +17,14 @@ let consumer: ChildProcess;
 beforeEach(async () => {
   database = await createTestDatabase();
   writer = await Writer.connect(database.url);
-  const PORT = String(await freePort());
-  url = `http://127.0.0.1:${PORT}`;
-  const env = { PATH: process.env.PATH, DATABASE_URL: database.url, PORT, SHUTDOWN_TIMEOUT_MS: '1500' };
+  const env = { PATH: process.env.PATH, DATABASE_URL: database.url, PORT: '0', SHUTDOWN_TIMEOUT_MS: '1500' };
   // Of a pipe that is not read, node takes 64 kB.
-  consumer = spawn(process.execPath, [...NODE_FLAGS, MAIN], { cwd: '/', env, stdio: ['ignore', 'pipe', 'pipe'] });
+  consumer = spawn(process.execPath, [...NODE_FLAGS, MAIN], {
+    cwd: '/',
+    env,
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+  });
+  [{ url }] = (await once(consumer, 'message')) as [{ url: string }];
   await until(async () => (await fetch(`${url}/readyz`)).status === 200);
 });
 afterEach(async () => {

@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '@pg-signals/local/free-port';
 import { afterEach } from 'vitest';
 import type { TestTable } from '../../client/test/publish/testTable.ts';
 import { Condition } from '../../client/test/testListener.ts';
@@ -39,13 +38,13 @@ export function useProcesses(table: TestTable): ProducerProcesses {
   function run(environment: Record<string, string>): ProducerProcess {
     const child = spawn(process.execPath, [MAIN], {
       env: { PATH: process.env.PATH, DATABASE_URL: table.databaseUrl, ...environment },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: true,
     });
     children.push(child);
     let log = '';
     const condition = new Condition();
-    for (const stream of [child.stdout, child.stderr]) {
+    for (const stream of [child.stdout!, child.stderr!]) {
       stream.on('data', (chunk) => {
         log += chunk;
         condition.changed();
@@ -60,10 +59,9 @@ export function useProcesses(table: TestTable): ProducerProcesses {
   }
 
   async function listening(environment: Record<string, string> = {}) {
-    const port = await freePort();
-    const started = run({ PORT: String(port), ...environment });
-    await started.logged(Number(environment.INGEST_WORKERS) > 1 ? 'Workers listen' : 'Producer listens');
-    return { ...started, url: `http://127.0.0.1:${port}` };
+    const started = run({ PORT: '0', ...environment });
+    const [{ url }] = (await once(started.child, 'message')) as [{ url: string }];
+    return { ...started, url };
   }
 
   return { run, listening };

@@ -2,7 +2,6 @@
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import http from 'node:http';
-import { freePort } from '@pg-signals/local/free-port';
 import { expect, test } from 'vitest';
 import { useProcesses } from './producerProcess.ts';
 import { postJson, useProducers } from './testProducer.ts';
@@ -38,12 +37,12 @@ test('the metrics are summed over the workers, whichever one answers', async () 
 });
 
 test('with HEALTH_PORT any of the workers answers there for all', async () => {
-  const HEALTH_PORT = String(await freePort());
-  const { url } = await runWorkers(2, { HEALTH_PORT });
+  const { url, log, logged } = await runWorkers(2, { HEALTH_PORT: '0' });
+  await logged('health_url=');
   await Promise.all(
     [1, 2].map(() => postJson({ url }, { signal_name: 'a', signal_value: 1 }, { Connection: 'close' })),
   );
-  const health = `http://127.0.0.1:${HEALTH_PORT}`;
+  const health = /health_url=(\S+)/.exec(log())![1];
   for (let n = 0; n < 2; n++) expect(await get(`${health}/metrics`)).toMatch(/^signals_ingested_total 2$/m);
   expect(await get(`${url}/metrics`)).toContain('"status":404');
 });
@@ -78,9 +77,9 @@ test('the workers answer the requests they have taken before they end', async ()
 });
 
 test('a port that is taken ends the process with code 1 and says so', async () => {
-  const port = await freePort();
-  const other = http.createServer().listen(port);
+  const other = http.createServer().listen(0);
   await once(other, 'listening');
+  const { port } = other.address() as { port: number };
   const { exited, log } = run({ PORT: String(port), INGEST_WORKERS: '2' });
   expect(await exited).toBe(1);
   expect(log()).toContain(`Port ${port} is taken by another program`);

@@ -28,9 +28,12 @@ export interface RunOptions {
 }
 
 /**
- * Runs a service until SIGTERM or SIGINT and sets the exit code of the process: 0 after an ordered stop; 1 when the
- * settings are wrong, the start fails, the stop takes longer than `SHUTDOWN_TIMEOUT_MS` (until the log is read, where it
- * waits for that), a second signal comes, or an error is uncaught.
+ * Runs a service until SIGTERM or SIGINT. A parent that opened an IPC channel gets one message when the service has started,
+ * `{ url }`: with `PORT=0` only the service knows its port, and the log that names it may be off.
+ *
+ * Sets the exit code of the process: 0 after an ordered stop; 1 when the settings are wrong, the start fails, the stop takes
+ * longer than `SHUTDOWN_TIMEOUT_MS` (until the log is read, where it waits for that), a second signal comes, or an error is
+ * uncaught.
  */
 export async function runService<S extends ServiceSettings>(
   readSettings: () => S,
@@ -84,7 +87,8 @@ export async function runService<S extends ServiceSettings>(
   }
 
   try {
-    await starting;
+    const { url } = await starting;
+    process.send?.({ url }, () => {}); // a parent that is gone needs no answer
   } catch (error) {
     die('Could not start', { reason: (error as Error).message });
   }

@@ -11,7 +11,9 @@ const fixture = fileURLToPath(new URL('fixtures/service.ts', import.meta.url));
 /** Runs the fixture, and sends it SIGTERM at each of these events. */
 async function run(behaviour: string, env: Record<string, string>, ...sigterm: ('started' | 'stopping')[]) {
   const child = fork(fixture, [behaviour], { cwd: '/', env: { PATH: process.env.PATH, ...env }, silent: true });
-  child.on('message', (event: 'started' | 'stopping') => sigterm.includes(event) && child.kill('SIGTERM'));
+  child.on('message', (message) => {
+    if (sigterm.includes(message === 'stopping' ? message : 'started')) child.kill('SIGTERM');
+  });
   let output = '';
   for (const stream of [child.stdout!, child.stderr!]) {
     stream.on('data', (chunk) => {
@@ -26,6 +28,11 @@ test('SIGTERM stops it in order, with code 0', async () => {
   const { code, output } = await run('', { NEEDED: '1' }, 'started');
   expect(output).toMatch(/INFO Started\n.*INFO Stopping signal=SIGTERM timeout_ms=10000\n.*INFO Stopped\n$/s);
   expect(code).toBe(0);
+});
+
+test('a parent with a channel gets its URL when it has started, whatever the level of the log', async () => {
+  const { event } = runUnread('', { env: { LOG_LEVEL: 'error' } });
+  expect(await event()).toEqual([{ url: 'http://fixture.test' }, undefined]);
 });
 
 test('a stop that takes too long is forced, with code 1', async () => {
