@@ -17,7 +17,7 @@ import { freePort } from './freePort.ts';
 export interface EmbeddedOptions {
   /** Where the data stays between two starts; created by the first. */
   directory: string;
-  /** A port of 127.0.0.1; a free one by default. */
+  /** A port of 127.0.0.1; a free one by default, and with 0. */
   port?: number;
   /** Server settings, as for `postgres -c name=value`. */
   settings?: Record<string, string>;
@@ -51,6 +51,11 @@ export class DataInUseError extends Error {
   override name = 'DataInUseError';
 }
 
+/** Another program listens on the port. */
+export class PortInUseError extends Error {
+  override name = 'PortInUseError';
+}
+
 const SUPERUSER = 'postgres';
 const DATABASE = 'signals';
 const START_TIMEOUT_MS = 60_000;
@@ -67,22 +72,35 @@ const ENVIRONMENT = { PATH: process.env.PATH, TZ: 'UTC', LC_ALL: 'C' };
  * folder in which it lies.
  *
  * @throws {DataInUseError} when another server uses the same data.
+ * @throws {PortInUseError} when another program listens on `port`.
  * @throws {Error} with the end of the server's log when it ends or accepts no connection within a minute; with what to
  *   do where the data has no password of its own.
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
   const home = await prepareHome(path.resolve(options.directory), options.bin);
-  const dataDirectory = path.join(home.directory, 'data');
-  const passwordFile = path.join(home.directory, 'password');
-  if (!existsSync(path.join(dataDirectory, 'PG_VERSION'))) await initialise(home, passwordFile);
-  else if (!existsSync(passwordFile)) {
+  if (!existsSync(path.join(dataIn(home), 'PG_VERSION'))) await initialise(home);
+  else if (!existsSync(passwordIn(home))) {
     throw new Error(
       `The database in ${options.directory} has the password that earlier versions gave to every database. ` +
         `Remove it with its signals, and the next start makes a new one: rm -r '${options.directory}'`,
     );
   }
 
-  const port = options.port ?? (await freePort());
+  if (options.port) return startServer(home, options.port, options);
+  for (;;) {
+    try {
+      return await startServer(home, await freePort(), options);
+    } catch (error) {
+      if (!(error instanceof PortInUseError)) throw error; // taken after it was found
+    }
+  }
+}
+
+const dataIn = (home: EmbeddedHome) => path.join(home.directory, 'data');
+const passwordIn = (home: EmbeddedHome) => path.join(home.directory, 'password');
+
+async function startServer(home: EmbeddedHome, port: number, options: EmbeddedOptions): Promise<EmbeddedPostgres> {
+  const dataDirectory = dataIn(home);
   const settings = {
     listen_addresses: '127.0.0.1',
     port: String(port),
@@ -93,14 +111,18 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<E
   const child = startProgram(home, 'postgres', ['-D', dataDirectory, ...flags], options.env);
   const exited = ended(child.process);
   // pg obeys a PGSSLMODE in the environment, which is for another server.
-  const url = `postgres://${SUPERUSER}:${readFileSync(passwordFile, 'utf8')}@127.0.0.1:${port}/${DATABASE}?sslmode=disable`;
+  const password = readFileSync(passwordIn(home), 'utf8');
+  const url = `postgres://${SUPERUSER}:${password}@127.0.0.1:${port}/${DATABASE}?sslmode=disable`;
   try {
-    await acceptsConnections(url, child.process);
+    await acceptsConnections(url, child.process, dataDirectory);
   } catch (error) {
     child.process.kill('SIGQUIT');
     await exited;
     const other = /lock file "postmaster.pid" already exists.*PID (\d+)/s.exec(child.log());
     if (other) throw new DataInUseError(`PostgreSQL runs on ${dataDirectory} already, with process id ${other[1]}.`);
+    if (/could not bind .*: Address already in use/.test(child.log())) {
+      throw new PortInUseError(`Port ${port} is taken by another program.`);
+    }
     throw new Error(`PostgreSQL did not start on ${dataDirectory}: ${(error as Error).message}\n${child.log()}`);
   }
   return {
@@ -144,8 +166,9 @@ async function ended(child: ChildProcess): Promise<number | null> {
 }
 
 /** Runs initdb in a folder that is renamed when it is finished, so that an interrupted run leaves no half-made data. */
-async function initialise(home: EmbeddedHome, passwordFile: string): Promise<void> {
+async function initialise(home: EmbeddedHome): Promise<void> {
   const { directory } = home;
+  const passwordFile = passwordIn(home);
   const fresh = path.join(directory, 'data.new');
   rmSync(fresh, { recursive: true, force: true });
   writeSecret(passwordFile, randomPassword());
@@ -153,32 +176,41 @@ async function initialise(home: EmbeddedHome, passwordFile: string): Promise<voi
   const initdb = startProgram(home, 'initdb', [`--pgdata=${fresh}`, `--pwfile=${passwordFile}`, ...flags]);
   const code = await ended(initdb.process);
   if (code !== 0) throw new Error(`initdb failed in ${directory}: ${initdb.log()}`);
-  renameSync(fresh, path.join(directory, 'data'));
+  renameSync(fresh, dataIn(home));
 }
 
 /** 144 bits in characters that need no encoding in a URL. */
 export const randomPassword = () => randomBytes(18).toString('base64url');
 
 /** Resolves when the server accepts connections and our database exists. */
-async function acceptsConnections(url: string, child: ChildProcess): Promise<void> {
+async function acceptsConnections(url: string, child: ChildProcess, dataDirectory: string): Promise<void> {
   const end = Date.now() + START_TIMEOUT_MS;
-  const maintenance = new URL(url);
-  maintenance.pathname = '/postgres';
-  for (;;) {
+  // Before that, another program may be what listens on the port, and it would be sent our password.
+  while (!isReady(dataDirectory, child.pid)) {
     if (child.exitCode !== null || child.signalCode !== null)
       throw new Error(`it ended with ${child.signalCode ?? `code ${child.exitCode}`}`);
-    const client = new pg.Client({ connectionString: maintenance.href, connectionTimeoutMillis: 5_000 });
-    client.on('error', () => {});
-    try {
-      await client.connect();
-      const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [DATABASE]);
-      if (rowCount === 0) await client.query(`CREATE DATABASE ${DATABASE}`);
-      return;
-    } catch (error) {
-      if (Date.now() > end) throw error;
-      await sleep(30);
-    } finally {
-      await client.end().catch(() => {});
-    }
+    if (Date.now() > end) throw new Error(`it was not ready after ${START_TIMEOUT_MS / 1_000} s`);
+    await sleep(30);
+  }
+  const maintenance = new URL(url);
+  maintenance.pathname = '/postgres';
+  const client = new pg.Client({ connectionString: maintenance.href, connectionTimeoutMillis: START_TIMEOUT_MS });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+    const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [DATABASE]);
+    if (rowCount === 0) await client.query(`CREATE DATABASE ${DATABASE}`);
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
+/** As `pg_ctl` sees it: the first line of this file is the server's process id, the eighth its state. */
+function isReady(dataDirectory: string, pid: number | undefined): boolean {
+  try {
+    const lines = readFileSync(path.join(dataDirectory, 'postmaster.pid'), 'utf8').split('\n');
+    return lines[0] === String(pid) && lines[7]?.trim() === 'ready';
+  } catch {
+    return false; // not written yet
   }
 }

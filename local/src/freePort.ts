@@ -1,16 +1,14 @@
-/** Finds a port for a server that a test or `make run` starts. */
+/** Finds a port for a server that can't take a free one itself. */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 
-/** A port of 127.0.0.1 on which no program listens now: `wanted` where that is free. */
-export async function freePort(wanted = 0): Promise<number> {
-  const server = createServer().listen(wanted, '127.0.0.1');
-  try {
-    await once(server, 'listening');
-  } catch (error) {
-    if (wanted === 0) throw error;
-    return freePort();
-  }
+/**
+ * A port of 127.0.0.1 on which no program listens now. Another one may take it before the server does: whoever can starts
+ * with port 0, or again with another port.
+ */
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
   const { port } = server.address() as { port: number };
   server.close();
   await once(server, 'close');

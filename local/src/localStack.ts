@@ -5,8 +5,7 @@ import { styleText } from 'node:util';
 import { messageOf } from '@pg-signals/db';
 import { migrate } from '@pg-signals/db/migrate';
 import { listen, localUrl } from '@pg-signals/runtime';
-import { DataInUseError, type EmbeddedPostgres, startEmbeddedPostgres } from './embedded.ts';
-import { freePort } from './freePort.ts';
+import { DataInUseError, type EmbeddedPostgres, PortInUseError, startEmbeddedPostgres } from './embedded.ts';
 import { prepareOwner } from './owner.ts';
 import type { RunSettings } from './runSettings.ts';
 import { type ServiceProcess, startService } from './serviceProcess.ts';
@@ -54,9 +53,7 @@ export class LocalStack {
     for (const name of applied) write(`applied ${name}\n`);
     signal.throwIfAborted();
 
-    const [free, ...ports] = await Promise.all(Array.from({ length: settings.consumers + 1 }, freePort));
-    const port = settings.port || free!;
-    const names = ['producer', ...ports.map((_, index) => `consumer-${index + 1}`)];
+    const names = ['producer', ...Array.from({ length: settings.consumers }, (_, index) => `consumer-${index + 1}`)];
     const width = Math.max(...names.map((name) => name.length));
     for (const [index, name] of names.entries()) {
       this.#watch(
@@ -64,18 +61,18 @@ export class LocalStack {
           name,
           main: path.join(this.#options.root, index === 0 ? 'producer' : 'consumer', 'src/main.ts'),
           directory: this.#options.root,
-          // Chosen here and not read from the log, whose level may leave that line out.
-          port: index === 0 ? port : ports[index - 1]!,
+          // Each consumer takes a free port itself: one that is found here may be taken when the consumer opens it.
+          port: index === 0 ? settings.port : 0,
           host: settings.host,
-          // All on one host: each has health and metrics on the port that is chosen for it.
+          // All on one host: each has health and metrics on its own port.
           environment: { ...process.env, DATABASE_URL: url, HEALTH_PORT: '' },
           prefix: colour(index, `${name.padEnd(width)} | `),
           write,
         }),
       );
     }
-    await Promise.all(this.#services.map((service) => service.ready(signal)));
-    return localUrl(settings.host, port);
+    const [producerUrl] = await Promise.all(this.#services.map((service) => service.ready(signal)));
+    return localUrl(settings.host, new URL(producerUrl!).port);
   }
 
   /** Stops the producer, then the consumers, then PostgreSQL; resolves with true where each stopped in order. */
@@ -102,16 +99,19 @@ export class LocalStack {
     const directory = path.join(root, '.data/postgres');
     // 100 is PostgreSQL's own default; 20 more leave room for psql.
     const max_connections = String(Math.max(100, settings.connections + 20));
-    const port = await freePort(settings.postgresPort);
-    const options = { directory, port, settings: { max_connections } };
-    const postgres = await startEmbeddedPostgres(options).catch((error) => {
+    const options = { directory, settings: { max_connections } };
+    let taken = '';
+    const postgres = await startEmbeddedPostgres({ ...options, port: settings.postgresPort }).catch((error) => {
+      if (error instanceof PortInUseError) {
+        taken = ` (${settings.postgresPort} is taken)`;
+        return startEmbeddedPostgres(options);
+      }
       if (!(error instanceof DataInUseError)) throw error;
       throw new Error(`Another make run uses this project: stop that one first. ${error.message}`, { cause: error });
     });
     this.#postgres = postgres;
-    const taken = port === settings.postgresPort ? '' : ` (${settings.postgresPort} is taken)`;
     write(
-      `PostgreSQL runs on 127.0.0.1:${port}${taken}, its data in ${path.relative(root, directory)}; make url prints its address\n`,
+      `PostgreSQL runs on 127.0.0.1:${postgres.port}${taken}, its data in ${path.relative(root, directory)}; make url prints its address\n`,
     );
     postgres.exited.then((code) =>
       this.#ended('PostgreSQL', code === null ? 'a signal' : `code ${code}`, postgres.log()),

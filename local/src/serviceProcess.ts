@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { httpUrl, NODE_FLAGS } from '@pg-signals/runtime';
+import { NODE_FLAGS } from '@pg-signals/runtime';
 import { endWithUs } from './endWithUs.ts';
 import { prefixLines } from './prefixLines.ts';
 
@@ -13,6 +13,7 @@ export interface ServiceOptions {
   main: string;
   /** The working directory, where the program finds `.env`. */
   directory: string;
+  /** With 0 the service takes a free one. */
   port: number;
   host: string;
   environment: NodeJS.ProcessEnv;
@@ -24,8 +25,8 @@ export interface ServiceProcess {
   readonly name: string;
   /** Resolves with how it ended (`code 1`, `SIGKILL`) when all its output is written. */
   readonly ended: Promise<string>;
-  /** Resolves when `/readyz` answers 200; rejects when `signal` aborts. */
-  ready(signal: AbortSignal): Promise<void>;
+  /** Resolves with its URL when `/readyz` answers 200; rejects when `signal` aborts. */
+  ready(signal: AbortSignal): Promise<string>;
   /** Sends SIGTERM, kills it after `timeoutMs`, and resolves when it has ended. */
   stop(timeoutMs: number): Promise<void>;
   kill(): void;
@@ -43,7 +44,7 @@ export function startService(options: ServiceOptions): ServiceProcess {
       PORT: String(port),
       HOST: host,
     },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     // In its own process group: a terminal sends Ctrl-C to a whole group, and the services must stop in order.
     detached: true,
   });
@@ -52,6 +53,10 @@ export function startService(options: ServiceOptions): ServiceProcess {
     const lines = prefixLines(prefix, write);
     stream.setEncoding('utf8').on('data', lines.push).on('end', lines.end);
   }
+  let url: string | undefined;
+  child.once('message', (started: { url: string }) => {
+    url = started.url;
+  });
   const ended = new Promise<string>((resolve) => {
     child.once('close', (code, signal) => resolve(signal ?? `code ${code}`));
   });
@@ -59,7 +64,8 @@ export function startService(options: ServiceOptions): ServiceProcess {
     name,
     ended,
     async ready(signal) {
-      while (!(await answersReady(httpUrl(host, port)))) await sleep(50, undefined, { signal });
+      while (!(url && (await answersReady(url)))) await sleep(50, undefined, { signal });
+      return url;
     },
     async stop(timeoutMs) {
       child.kill('SIGTERM');
@@ -77,6 +83,6 @@ async function answersReady(url: string): Promise<boolean> {
     await response.arrayBuffer();
     return response.ok;
   } catch {
-    return false; // it does not listen yet
+    return false; // it has no time to answer yet, or has ended
   }
 }

@@ -1,10 +1,23 @@
 /** The embedded PostgreSQL: who can reach it, and what becomes of its data. */
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../src/embedded.ts';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { type EmbeddedPostgres, PortInUseError, startEmbeddedPostgres } from '../src/embedded.ts';
 import { readableByOther } from './otherUser.ts';
 
 const isRoot = process.getuid?.() === 0;
@@ -69,3 +82,51 @@ test('refuses data of the time before the random password, and says what to type
     `The database in ${older} has the password that earlier versions gave to every database. Remove it with its signals, and the next start makes a new one: rm -r '${older}'`,
   );
 });
+
+/** Listens until the end of the test. */
+async function listenOn(port: number): Promise<Server> {
+  const server = createServer().listen(port, '127.0.0.1');
+  onTestFinished(() => void server.close());
+  await once(server, 'listening');
+  return server;
+}
+
+test('says that its port is taken, and sends its password to no program that listens there', async () => {
+  const stranger = await listenOn(0);
+  let connections = 0;
+  stranger.on('connection', (socket) => {
+    connections += 1;
+    socket.destroy();
+  });
+  const { port } = stranger.address() as { port: number };
+  const starting = startEmbeddedPostgres({ directory: path.join(folder, 'taken'), port });
+  await expect(starting).rejects.toThrow(PortInUseError);
+  expect(connections).toBe(0);
+});
+
+test.skipIf(process.platform !== 'linux')(
+  'where the free port is taken before it listens, it takes another',
+  async () => {
+    const bin = path.join(folder, 'bin');
+    mkdirSync(bin);
+    chmodSync(bin, 0o777);
+    const real = path.dirname(readlinkSync(`/proc/${postgres.pid}/exe`));
+    symlinkSync(path.join(real, 'initdb'), path.join(bin, 'initdb'));
+    // The real server, which starts when the test has taken its port.
+    const script = `#!/bin/sh
+    echo "$@" >${bin}/new && mv ${bin}/new ${bin}/flags
+    until [ -e ${bin}/taken ]; do sleep 0.02; done
+    exec ${real}/postgres "$@"`;
+    writeFileSync(path.join(bin, 'postgres'), script, { mode: 0o755 });
+    const starting = startEmbeddedPostgres({ directory: path.join(folder, 'late'), bin, settings: { fsync: 'off' } });
+    const flags = path.join(bin, 'flags');
+    await expect.poll(() => existsSync(flags), { timeout: 20_000 }).toBe(true);
+    const port = Number(/ port=(\d+)/.exec(readFileSync(flags, 'utf8'))![1]);
+    await listenOn(port);
+    writeFileSync(path.join(bin, 'taken'), '');
+    const server = await starting;
+    onTestFinished(() => server.stop());
+    await connect(server.url);
+    expect(server.port).not.toBe(port);
+  },
+);

@@ -56,10 +56,9 @@ function newFolder(mode: number): string {
   return folder;
 }
 
-/** Starts `make run` on a free port; it ends with the test. */
-async function makeRun(options: Partial<CommandOptions> = {}): Promise<MakeRun> {
-  const port = String(await freePort());
-  const run = new MakeRun({ directory, ...options, variables: { PORT: port, ...options.variables } });
+/** Starts `make run`, the producer on a free port; it ends with the test. */
+function makeRun(options: Partial<CommandOptions> = {}): MakeRun {
+  const run = new MakeRun({ directory, ...options, variables: { PORT: '0', ...options.variables } });
   onTestFinished(async () => {
     if (run.child.exitCode === null && run.child.signalCode === null) process.kill(-run.child.pid!, 'SIGTERM');
     await run.ended;
@@ -127,7 +126,7 @@ describe('in a clone in which nothing is installed', () => {
 
 describe.skipIf(!onLinux)('make run', () => {
   test('starts on a fresh copy, shows a signal in both consumers, stops with code 0 and leaves no process', async () => {
-    const run = await makeRun();
+    const run = makeRun();
     const signal = await postSignal(await run.ready());
     expect(signal.id).toBe(1);
     await expectSignalIn(run, 2, signal);
@@ -142,7 +141,7 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('keeps the data, starts CONSUMERS consumers, and Ctrl-C stops producer, consumers, database in order', async () => {
-    const run = await makeRun({ variables: { CONSUMERS: '5' } });
+    const run = makeRun({ variables: { CONSUMERS: '5' } });
     const signal = await postSignal(await run.ready());
     expect(signal.id).toBe(2);
     await expectSignalIn(run, 5, signal);
@@ -159,7 +158,7 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('stops with code 0 and leaves no process when Ctrl-C comes while it starts', async () => {
-    const run = await makeRun();
+    const run = makeRun();
     await run.shows(/^PostgreSQL runs on/m);
     process.kill(run.runner, 'SIGINT');
     expect(await run.ended).toBe(0);
@@ -168,13 +167,32 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('reports that another one uses the same data, and leaves that one alone', async () => {
-    const first = await makeRun();
+    const first = makeRun();
     const url = await first.ready();
-    const second = await makeRun();
+    const second = makeRun();
     expect(await second.ended).toBe(2); // make's own code where a command of it failed
     expect(second.output).toContain('Another make run uses this project: stop that one first.');
     expect(second.output).toContain('Error 1');
     await expectSignalIn(first, 2, await postSignal(url));
+  });
+
+  test('two that start at the same moment in two copies both start', async () => {
+    const copies = ['one', 'other'].map((name) => path.join(newFolder(0o755), name));
+    for (const copy of copies) copyProject(copy);
+    // Free until the second server of the two is started.
+    const POSTGRES_PORT = String(await freePort());
+    const runs = copies.map((copy) => makeRun({ directory: copy, variables: { POSTGRES_PORT } }));
+    const signals = await Promise.all(runs.map(async (run) => postSignal(await run.ready())));
+    await Promise.all(runs.map((run, index) => expectSignalIn(run, 2, signals[index]!)));
+    expect(signals.map(({ id }) => id)).toEqual([1, 1]); // each in a database of its own
+    const ports = runs.map((run) => /^PostgreSQL runs on 127\.0\.0\.1:(\d+)(.*), its/m.exec(run.output)!);
+    expect(ports.map(([, port, taken]) => (port === POSTGRES_PORT ? 'as set' : taken)).sort()).toEqual([
+      ` (${POSTGRES_PORT} is taken)`,
+      'as set',
+    ]);
+    for (const run of runs) process.kill(run.runner, 'SIGINT');
+    expect(await Promise.all(runs.map((run) => run.ended))).toEqual([0, 0]);
+    for (const copy of copies) await expectNothingLeft(copy);
   });
 
   test('reports that the port is taken and which variable changes it, and ends with code 1', async () => {
@@ -182,7 +200,7 @@ describe.skipIf(!onLinux)('make run', () => {
     onTestFinished(() => void other.close());
     await once(other, 'listening');
     const { port } = other.address() as { port: number };
-    const run = await makeRun({ variables: { PORT: String(port) } });
+    const run = makeRun({ variables: { PORT: String(port) } });
     await run.ended;
     expect(run.output).toContain(
       `Port ${port} is taken by another program: stop that one, or set PORT to a free port.`,
@@ -192,7 +210,7 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('listens on the loopback interface alone, unless HOST says otherwise', async () => {
-    const run = await makeRun();
+    const run = makeRun();
     await run.ready();
     // A server on every interface answers here too; one on 127.0.0.1 does not.
     const elsewhere = () => Promise.all(listeningPorts(directory).map((port) => accepts('127.0.0.2', port)));
@@ -200,7 +218,7 @@ describe.skipIf(!onLinux)('make run', () => {
     process.kill(run.runner, 'SIGTERM');
     await run.ended;
 
-    const open = await makeRun({ variables: { HOST: '0.0.0.0' } });
+    const open = makeRun({ variables: { HOST: '0.0.0.0' } });
     await expectSignalIn(open, 2, await postSignal(await open.ready()));
     expect((await elsewhere()).sort()).toEqual([false, true, true, true]);
   });
@@ -210,7 +228,7 @@ describe.skipIf(!onLinux)('make run', () => {
     onTestFinished(() => void other.close());
     await once(other, 'listening');
     const { port } = other.address() as { port: number };
-    const run = await makeRun({ variables: { POSTGRES_PORT: String(port) } });
+    const run = makeRun({ variables: { POSTGRES_PORT: String(port) } });
     await run.ready();
     expect(run.output).toMatch(new RegExp(`^PostgreSQL runs on 127\\.0\\.0\\.1:\\d+ \\(${port} is taken\\), `, 'm'));
     expect(await runReadmePrograms(directory)).toBe('temperature 21.5');
@@ -221,14 +239,14 @@ describe.skipIf(!onLinux)('make run', () => {
     const port = await freePort();
     writeFileSync(env, `PORT='${port}'\nHOST=127.0.0.2\nINGEST_TOKEN=a-token-for-tests\n`);
     onTestFinished(() => rmSync(env));
-    const run = await makeRun({ variables: { PORT: undefined } });
+    const run = makeRun({ variables: { PORT: undefined } });
     expect(await run.ready()).toBe(`http://127.0.0.2:${port}`);
     const answer = execFileSync('make', ['-s', 'ingest'], { cwd: directory, encoding: 'utf8' });
     await expectSignalIn(run, 2, JSON.parse(answer));
   });
 
   test('names every wrong setting before it starts anything', async () => {
-    const run = await makeRun({
+    const run = makeRun({
       variables: { CONSUMERS: 'two', PORT: '80800', POSTGRES_PORT: 'x', LOG_FORMAT: 'xml' },
     });
     await run.ended;
@@ -241,7 +259,7 @@ describe.skipIf(!onLinux)('make run', () => {
 
   test('uses the server at DATABASE_URL instead of starting one', async () => {
     const database = await createTestDatabase({ migrated: false });
-    const run = await makeRun({ variables: { DATABASE_URL: database.url } });
+    const run = makeRun({ variables: { DATABASE_URL: database.url } });
     await expectSignalIn(run, 2, await postSignal(await run.ready()));
     expect(run.output).toMatch(/^applied 0001_signals$/m);
     expect(processesIn(directory).filter((process) => process.includes('/postgres '))).toEqual([]);
@@ -251,14 +269,14 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('passes JSON logs through unchanged', async () => {
-    const run = await makeRun({ variables: { LOG_FORMAT: 'json' } });
+    const run = makeRun({ variables: { LOG_FORMAT: 'json' } });
     const { id } = await postSignal(await run.ready());
     const [, line] = await run.shows(/^consumer-1 \| (.*"notification received".*)$/m);
     expect(JSON.parse(line!)).toMatchObject({ level: 'info', message: 'notification received', id });
   });
 
   test('stops everything with code 1 when a consumer is killed', async () => {
-    const run = await makeRun();
+    const run = makeRun();
     await run.ready();
     const consumer = processesIn(directory).find((process) => process.includes('consumer/src/main.ts'))!;
     process.kill(Number.parseInt(consumer, 10), 'SIGKILL');
@@ -271,7 +289,7 @@ describe.skipIf(!onLinux)('make run', () => {
 
   test('ends everything at once on a second Ctrl-C, even while a request is open', async () => {
     // Without the second Ctrl-C it would wait far longer than the test.
-    const run = await makeRun({ variables: { SHUTDOWN_TIMEOUT_MS: '600000' } });
+    const run = makeRun({ variables: { SHUTDOWN_TIMEOUT_MS: '600000' } });
     const { port } = new URL(await run.ready());
     const client = connect(Number(port), '127.0.0.1').on('error', () => {});
     onTestFinished(() => void client.destroy());
@@ -288,7 +306,7 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('stops in order when the reader of its output is gone', async () => {
-    const run = await makeRun();
+    const run = makeRun();
     const url = await run.ready();
     run.child.stdout!.destroy();
     await postSignal(url); // makes it write the next line
@@ -297,12 +315,12 @@ describe.skipIf(!onLinux)('make run', () => {
   });
 
   test('leaves no process behind when it is killed itself, and the next one starts on the same data', async () => {
-    const run = await makeRun({ variables: { LOG_LEVEL: 'error' } }); // ready without a log line of the services
+    const run = makeRun({ variables: { LOG_LEVEL: 'error' } }); // ready without a log line of the services
     const { id } = await postSignal(await run.ready());
     process.kill(run.runner, 'SIGKILL');
     await run.ended;
     await expectNothingLeft();
-    const next = await makeRun();
+    const next = makeRun();
     expect((await postSignal(await next.ready())).id).toBe(id + 1);
   });
 });
@@ -314,7 +332,7 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and in a closed 
     renameSync(directory, project);
     directory = project;
     for (const expected of [1, 2]) {
-      const run = await makeRun();
+      const run = makeRun();
       const signal = await postSignal(await run.ready());
       expect(signal.id).toBe(expected);
       await expectSignalIn(run, 2, signal);
@@ -338,7 +356,7 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and in a closed 
     rmSync(path.join(directory, '.data'), { recursive: true });
     giveTo(user, directory);
     for (const who of [{ user }, {}, { user }]) {
-      const run = await makeRun(who);
+      const run = makeRun(who);
       const signal = await postSignal(await run.ready());
       await expectSignalIn(run, 2, signal);
       process.kill(run.runner, 'SIGINT');
@@ -353,7 +371,7 @@ describe.skipIf(!onLinux || !isRoot)('make run, as another user and in a closed 
     const secret = path.join(directory, 'private');
     writeFileSync(secret, 'the diary\n', { mode: 0o600 });
     giveTo(user, directory);
-    const run = await makeRun({ user });
+    const run = makeRun({ user });
     await run.ready();
     const [, port] = await run.shows(/^PostgreSQL runs on .*127\.0\.0\.1:(\d+)/m);
     const pgModule = path.join(directory, 'node_modules/pg/lib/index.js');

@@ -1,7 +1,6 @@
 /** How long `make run` takes, on an installed copy of the project. */
 import { chmodSync, rmSync } from 'node:fs';
 import path from 'node:path';
-import { freePort } from '@pg-signals/local/free-port';
 import { temporaryFolder } from '../database.ts';
 import { Program, run } from '../process.ts';
 import { ROOT } from '../services.ts';
@@ -36,10 +35,9 @@ export async function measureMakeRun(rounds: number) {
 
 /** Seconds from the command to the curl to try, and to the first signal in a consumer's log, posted right then. */
 async function startOnce(cwd: string) {
-  const port = await freePort();
   const start = performance.now();
   const seconds = () => (performance.now() - start) / 1_000;
-  await using make = new Program(['make', 'run'], { cwd, env: { HOME: cwd, PORT: `${port}` }, stdout: 'pipe' });
+  await using make = new Program(['make', 'run'], { cwd, env: { HOME: cwd, PORT: '0' }, stdout: 'pipe' });
   const stdout = make.child.stdout!.setEncoding('utf8');
   let output = '';
   let ready = 0;
@@ -49,9 +47,10 @@ async function startOnce(cwd: string) {
       stdout.resume(); // what it writes while it stops
       return { ready, [FIRST]: seconds() };
     }
-    if (ready || !output.includes('curl -X POST')) continue;
+    const address = /curl -X POST (\S+)\n/.exec(output)?.[1];
+    if (ready || !address) continue;
     ready = seconds();
-    await fetch(`http://localhost:${port}/ingest`, { method: 'POST', headers: { connection: 'close' } });
+    await fetch(`http://${address}`, { method: 'POST', headers: { connection: 'close' } });
   }
   throw new Error(`make run ended:\n${output}`);
 }

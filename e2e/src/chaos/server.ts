@@ -3,7 +3,6 @@ import { chmodSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@pg-signals/local/embedded';
-import { freePort } from '@pg-signals/local/free-port';
 import { copyAsStandby } from '@pg-signals/local/standby';
 import pg from 'pg';
 
@@ -139,12 +138,12 @@ export class ChaosServer {
   }
 
   async #start(): Promise<void> {
-    this.#port ||= await freePort();
     this.#running = await startEmbeddedPostgres({
       directory: this.#folder('primary'),
       port: this.#port,
       settings: this.#settings,
     });
+    this.#port = this.#running.port; // kept from the first start on
   }
 
   #folder(name: string): string {
