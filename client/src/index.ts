@@ -5,6 +5,10 @@ export {
   type PublishedSignal,
   type Signal,
 } from '@pg-signals/db';
+export type { BatchHandler } from './group/batchHandling.ts';
+export { Group, type GroupObserver, type GroupOptions } from './group/group.ts';
+export { type Handler, type HandlerContext, HandlerTimeoutError } from './group/handling.ts';
+export { GroupMismatchError } from './group/membership.ts';
 export type { PayloadHandler } from './listen/connection.ts';
 export type { Callback } from './listen/dispatcher.ts';
 export type { Source } from './listen/feed.ts';

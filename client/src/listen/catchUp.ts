@@ -6,22 +6,8 @@ import { BEGINNING, type Page, type Reader, type ReadingPlace, readPage, readSta
 import { Cursor, type DeliveredRows, type SameRow, type Witness } from './cursor.ts';
 import { Failover } from './failover.ts';
 import type { FeedRow, FeedTable } from './feedTable.ts';
+import type { Deliver, Reading, RowSource } from './reading.ts';
 import type { Server, Snapshot } from './snapshot.ts';
-
-/** Rows in the order in which they are to be delivered. */
-export interface RowSource<Item> {
-  readonly name: 'notify' | 'catch_up';
-  /** Where they come from: whatever else is read of them has to be read there. */
-  readonly server: Server;
-  /** The next item; undefined when there is none now. */
-  next(): Item | undefined;
-  /** What comes after it. */
-  waiting(): Iterable<Item>;
-  /** True for a row that was delivered before. */
-  isDuplicate(xid: number, id: number, payload: string): boolean;
-  /** To be called just before a row is delivered: a notified row goes into the cursor, one that is read moves the place. */
-  record(xid: number, id: number, payload: string): void;
-}
 
 export interface CatchUpOptions {
   query: Query;
@@ -30,8 +16,7 @@ export interface CatchUpOptions {
   /** Called when the server is not the one that the cursor was taken on, and some rows may come twice. */
   onServerChanged: () => void;
   readTimeoutMs: number;
-  /** Delivers what a source has, until it has nothing or `ended` aborts. */
-  deliver: (source: RowSource<string>, ended: AbortSignal) => Promise<void>;
+  deliver: Deliver;
 }
 
 /** A read that was begun. The next connection goes on with it, so that a long one gets done however often they break. */
@@ -44,10 +29,13 @@ interface OpenRead {
   last?: Witness;
 }
 
-export class CatchUp {
+/** The reading of one consumer: every row, once, as long as this object lives. */
+export class CatchUp implements Reading {
   readonly #options: CatchUpOptions;
   readonly #failover: Failover;
+  /** Undefined before the beginning. */
   #cursor: Cursor | undefined;
+  #readTo: Snapshot | undefined;
   #open: OpenRead | undefined;
 
   /** A trigger may write a row's JSON otherwise than the page does: what counts is the row that the callbacks get. */
@@ -62,17 +50,19 @@ export class CatchUp {
     this.#failover = new Failover({ ...options, isSame: this.#isSame });
   }
 
-  /** Undefined before the beginning. */
-  get cursor(): Cursor | undefined {
-    return this.#cursor;
-  }
-
   /** Sets the cursor, once: every commit that this durable snapshot does not cover will be delivered. */
   begin(snapshot: Snapshot): void {
     if (!this.#cursor) this.#stand(new Cursor(snapshot));
   }
 
-  /** Everything that `snapshot` covers was delivered: notifications have proved it. */
+  wasRead = (xid: number): boolean => this.#readTo!.covers(xid);
+  mayBeWanted = (): boolean => true;
+  isWanted = (): boolean => true;
+
+  record(xid: number, id: number, payload: string): void {
+    this.#cursor!.record(xid, id, payload);
+  }
+
   prove(snapshot: Snapshot): void {
     this.#cursor!.prove(snapshot);
     this.#failover.remember(this.#cursor!);
@@ -83,11 +73,8 @@ export class CatchUp {
     this.#failover.remember(cursor);
   }
 
-  /**
-   * Delivers all that a durable snapshot covers and the cursor does not, and moves the cursor to it. Resolves with false when
-   * `ended` came first: nothing is lost then, and the next call goes on.
-   */
   async readTo(to: Snapshot, ended: AbortSignal): Promise<boolean> {
+    this.#readTo = to;
     if (this.#cursor) await this.#checkServer(this.#cursor, to);
     else if (to.server.standby) this.#stand(await this.#beginOnStandby(to));
     else this.begin(to);

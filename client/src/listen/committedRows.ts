@@ -52,6 +52,8 @@ export interface Reader {
   readonly table: TableColumns;
   readonly server: Server;
   readonly timeoutMs: number;
+  /** Of a page, only the rows for which this SQL holds. */
+  readonly where?: string | undefined;
 }
 
 /**
@@ -91,9 +93,10 @@ export async function readStandbyPage(
 const literal = pg.escapeLiteral;
 const isAfter = ({ xid, id }: ReadingPlace) => `(xid, id) > ('${xid}'::xid8, '${id}'::bigint)`;
 
-async function readOne({ query, table, server, timeoutMs }: Reader, condition: string): Promise<Page> {
+async function readOne({ query, table, server, timeoutMs, where }: Reader, condition: string): Promise<Page> {
   type Row = [startedAt: string, text: string | null, xid: string | null, id: string | null];
-  const [row] = await query<Row>(pageSql(table, condition), [], timeoutMs);
+  const sql = pageSql(table, where === undefined ? condition : `${condition} AND ${where}`);
+  const [row] = await query<Row>(sql, [], timeoutMs);
   const [startedAt, text, xid, id] = row!;
   requireServer(server, startedAt);
   const payloads = text === null ? [] : text.split(SEPARATOR);

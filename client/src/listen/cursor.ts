@@ -48,10 +48,15 @@ export class Cursor {
     this.#payloads.push(payload);
   }
 
-  /** The rows delivered beyond the snapshot, as they are now. */
+  /** The rows delivered beyond the snapshot, in the order of delivery. */
+  *rows(): Generator<[xid: number, id: number, payload: string | undefined]> {
+    for (const [at, xid] of this.#xids.entries()) yield [xid, this.#ids[at]!, this.#payloads[at]];
+  }
+
+  /** The same as a set, as they are now. */
   delivered(isSame: SameRow): DeliveredRows {
     const rows = new DeliveredRows(isSame);
-    for (const [at, xid] of this.#xids.entries()) rows.add(xid, this.#ids[at]!, this.#payloads[at]);
+    for (const row of this.rows()) rows.add(...row);
     return rows;
   }
 

@@ -2,17 +2,24 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoff } from '@pg-signals/db';
 import { BoundedBuffer } from './buffer.ts';
-import { CatchUp, type RowSource } from './catchUp.ts';
 import type { Connection, ListeningConnection } from './connection.ts';
-import type { Dispatcher } from './dispatcher.ts';
 import type { FeedRow } from './feedTable.ts';
 import { type PayloadObserver, Payloads, type PayloadsOptions } from './payloads.ts';
 import type { Marker } from './proof.ts';
+import type { Deliver, Reading, RowSource } from './reading.ts';
 import { OtherServerError, requireServer, type Snapshot, takeDurableSnapshot } from './snapshot.ts';
 import { TimeSlice } from './timeSlice.ts';
 
 /** Where a row came from. */
 export type Source = RowSource<never>['name'];
+
+/** Calls the callbacks. */
+export interface RowDispatcher<Row> {
+  /** Returns a promise when the caller must wait before the next row. */
+  deliver(row: Row): Promise<void> | undefined;
+  /** Resolves when no callback is at work. */
+  idle(): Promise<void>;
+}
 
 /** Is called with what a feed does; for metrics. */
 export interface FeedObserver extends PayloadObserver {
@@ -30,7 +37,9 @@ export interface FeedObserver extends PayloadObserver {
 }
 
 export interface FeedOptions<Row extends FeedRow> extends PayloadsOptions<Row> {
-  dispatcher: Dispatcher<Row>;
+  dispatcher: RowDispatcher<Row>;
+  /** Makes what reads the table for this feed, and delivers through it. */
+  reading: (deliver: Deliver) => Reading;
   observer: FeedObserver;
   /** Notifications that wait at most. */
   bufferMax: number;
@@ -46,7 +55,7 @@ const PROOF_CHARACTERS = 8 * 2 ** 20;
  * - `catching up`: what is notified waits in the buffer, while the table is read up to a snapshot taken after LISTEN. Each
  *   connection begins so.
  * - `live`: what is notified is delivered, except what that snapshot covers: it was read.
- * - `overflowed`: the buffer was full. What is notified is dropped, until there is a new snapshot to catch up to.
+ * - `overflowed`: the buffer was full, or given up. What is notified is dropped, until there is a new snapshot to catch up to.
  * - `polling`: notifications are unavailable, the table is read at intervals.
  *
  * ```
@@ -60,7 +69,7 @@ type Mode = 'catching up' | 'live' | 'overflowed' | 'polling';
 export class Feed<Row extends FeedRow> {
   readonly #options: FeedOptions<Row>;
   readonly #buffer: BoundedBuffer<string | Marker>;
-  readonly #catchUp: CatchUp;
+  readonly #reading: Reading;
   readonly #payloads: Payloads<Row>;
   #mode: Mode = 'catching up';
   /** It has overflowed since it was live last. */
@@ -72,16 +81,22 @@ export class Feed<Row extends FeedRow> {
   #wake = () => {};
 
   constructor(options: FeedOptions<Row>) {
-    const onServerChanged = () => options.observer.serverChanged();
     this.#options = options;
     this.#buffer = new BoundedBuffer(options.bufferMax);
     this.#payloads = new Payloads(options);
-    this.#catchUp = new CatchUp({ ...options, onServerChanged, deliver: this.#deliver });
+    this.#reading = options.reading((source, ended) => this.#deliver(source, ended));
   }
 
   /** Everything committed longer ago than this, in ms, has been received; undefined before the first proof. */
   get proofAgeMs(): number | undefined {
     return this.#provedAt === undefined ? undefined : performance.now() - this.#provedAt;
+  }
+
+  /** Reads the table once more, up to a snapshot that is taken after this call, before it goes on live. */
+  readAgain(): void {
+    if (this.#mode === 'polling') return; // the next read is as good
+    this.#setMode('overflowed');
+    this.#wake();
   }
 
   /** Resolves when the last connection has ended and no callback is at work. */
@@ -144,7 +159,7 @@ export class Feed<Row extends FeedRow> {
    */
   follow(connection: Connection): void {
     const { ended } = connection;
-    if (connection.mode === 'listening') this.#catchUp.begin(connection.snapshot);
+    if (connection.mode === 'listening') this.#reading.begin(connection.snapshot);
     ended.addEventListener(
       'abort',
       () => {
@@ -187,7 +202,7 @@ export class Feed<Row extends FeedRow> {
       this.#target = target;
     }
     const to = this.#target;
-    const done = await this.#catchUp.readTo(to, ended);
+    const done = await this.#reading.readTo(to, ended);
     if (!done || ended.aborted || this.#mode === 'overflowed') return;
     this.#setMode('live');
     this.#provedAt = to.takenAt;
@@ -213,7 +228,7 @@ export class Feed<Row extends FeedRow> {
     this.#setMode('polling');
     for (let first = true; !ended.aborted; first = false) {
       const to = await takeDurableSnapshot(query);
-      if (!(await this.#catchUp.readTo(to, ended))) return;
+      if (!(await this.#reading.readTo(to, ended))) return;
       if (first) logger.info('Reading the table', { table: table.table, every_ms: pollMs });
       this.#provedAt = to.takenAt;
       await sleep(pollMs, undefined, { signal: ended }).catch(() => {});
@@ -225,16 +240,18 @@ export class Feed<Row extends FeedRow> {
   /** What is notified. A row says by its transaction whether the table was read up to it. */
   #notifications(readTo: Snapshot, connection: ListeningConnection): RowSource<string | Marker> {
     const { proofEvery } = this.#options;
-    const cursor = this.#catchUp.cursor!;
+    const reading = this.#reading;
     let [rows, characters] = [0, 0];
     return {
       name: 'notify',
       server: readTo.server,
       next: () => this.#buffer.shift(),
       waiting: () => this.#buffer.waiting(),
-      isDuplicate: (xid) => readTo.covers(xid),
+      mayBeWanted: (payload) => reading.mayBeWanted(payload as string),
+      isWanted: (row) => reading.isWanted(row),
+      isDuplicate: (xid) => reading.wasRead(xid),
       record(xid, id, payload) {
-        cursor.record(xid, id, payload);
+        reading.record(xid, id, payload);
         characters += payload.length;
         if (++rows < proofEvery && characters < PROOF_CHARACTERS) return;
         rows = characters = 0;
@@ -244,7 +261,7 @@ export class Feed<Row extends FeedRow> {
   }
 
   /** The loop that delivers, notified rows as well as those read from the table. */
-  #deliver = async (source: RowSource<string | Marker>, ended: AbortSignal): Promise<void> => {
+  async #deliver(source: RowSource<string | Marker>, ended: AbortSignal): Promise<void> {
     const { dispatcher, observer } = this.#options;
     const slice = new TimeSlice();
     let rows = 0;
@@ -258,6 +275,7 @@ export class Feed<Row extends FeedRow> {
         this.#markerDelivered(item, ended);
         continue;
       }
+      if (source.mayBeWanted && !source.mayBeWanted(item)) continue;
       let row = this.#payloads.parse(item);
       if (row === undefined) continue;
       const { xid } = this.#payloads;
@@ -270,6 +288,7 @@ export class Feed<Row extends FeedRow> {
         if (ended.aborted) break; // the next connection reads it
         if (row === undefined) continue;
       }
+      if (source.isWanted && !source.isWanted(row)) continue;
       source.record(xid, row.id, item);
       const busy = dispatcher.deliver(row as Row);
       rows++;
@@ -280,12 +299,12 @@ export class Feed<Row extends FeedRow> {
       }
     }
     report();
-  };
+  }
 
   #markerDelivered(marker: Marker, ended: AbortSignal): void {
     this.#options.observer.latency(performance.now() - marker.sentAt);
     marker.snapshot.then(
-      (snapshot) => ended.aborted || this.#catchUp.prove(snapshot),
+      (snapshot) => ended.aborted || this.#reading.prove(snapshot),
       () => {}, // the connection ends
     );
   }

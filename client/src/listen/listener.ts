@@ -2,9 +2,10 @@
 import { createQuery, type Query, type Signal } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import { type Logger, silent } from '../logger.ts';
+import { CatchUp } from './catchUp.ts';
 import { type Connection, type ConnectionObserver, Connector, type PayloadHandler } from './connection.ts';
 import { type Callback, Dispatcher } from './dispatcher.ts';
-import { Feed, type FeedObserver } from './feed.ts';
+import { Feed, type FeedObserver, type FeedOptions } from './feed.ts';
 import { type FeedRow, type FeedTable, signalsTable } from './feedTable.ts';
 
 /** Called with every signal, in the order of delivery. */
@@ -70,6 +71,9 @@ const UNOBSERVED: ListenerObserver = {
   readFailed() {},
 };
 
+/** What every feed of a listener has in common. */
+export type FeedShared<Row extends FeedRow> = Omit<FeedOptions<Row>, 'dispatcher' | 'reading'>;
+
 /** Reading a page of the table may take this many times longer than a proof: it may come from a cold disk. */
 const READ_TIMEOUT_FACTOR = 6;
 
@@ -91,6 +95,7 @@ export class Listener {
   readonly #query: Query;
   readonly #connector: Connector;
   readonly #feeds: Pick<Feed<FeedRow>, 'follow' | 'mark' | 'idle' | 'proofAgeMs'>[] = [];
+  #connection: Connection | undefined;
   #started = false;
 
   /** @throws {RangeError} for a pool of fewer than two connections, or an option that is not a whole number of at least 1. */
@@ -127,19 +132,28 @@ export class Listener {
    * @throws {Error} once the listener has started: every feed takes its cursor at the start.
    */
   addFeed<Row extends FeedRow>(table: FeedTable<Row>, ...callbacks: Callback<Row>[]): this {
-    if (this.#started) throw new Error('Add a feed before the listener starts');
-    const { concurrency, logger, observer, proofTimeoutMs } = this.#options;
+    const { concurrency, logger, observer } = this.#options;
     const onFailure = () => observer.callbackFailed();
-    const feed = new Feed<Row>({
-      ...this.#options,
-      table,
-      query: this.#query,
+    const onServerChanged = () => observer.serverChanged();
+    this.attach(table, (shared) => ({
       dispatcher: new Dispatcher<Row>(callbacks, { concurrency, logger, onFailure }),
-      readTimeoutMs: proofTimeoutMs * READ_TIMEOUT_FACTOR,
-    });
+      reading: (deliver) => new CatchUp({ ...shared, onServerChanged, deliver }),
+    }));
+    return this;
+  }
+
+  /** @internal Follows a table that is read, and whose rows are dispatched, in another way: for groups. */
+  attach<Row extends FeedRow>(
+    table: FeedTable<Row>,
+    make: (shared: FeedShared<Row>) => Pick<FeedOptions<Row>, 'dispatcher' | 'reading'>,
+  ): Feed<Row> {
+    if (this.#started) throw new Error('Add a feed before the listener starts');
+    const readTimeoutMs = this.#options.proofTimeoutMs * READ_TIMEOUT_FACTOR;
+    const shared = { ...this.#options, table, query: this.#query, readTimeoutMs };
+    const feed = new Feed<Row>({ ...shared, ...make(shared) });
     this.#feeds.push(feed);
     this.#connector.addHandler(table.channel, feed.receive);
-    return this;
+    return feed;
   }
 
   /**
@@ -181,7 +195,13 @@ export class Listener {
     await Promise.all(this.#feeds.map((feed) => feed.idle()));
   }
 
+  /** Asks for a proof now, where notifications come. */
+  prove(): void {
+    if (this.#connection?.mode === 'listening') this.#connection.prove().catch(() => {}); // a failed one ends the connection
+  }
+
   #follow(connection: Connection): void {
+    this.#connection = connection;
     const { observer } = this.#options;
     const tell = (now: boolean) => observer[connection.mode](now); // `listening` or `polling`
     tell(true);

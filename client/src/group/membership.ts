@@ -1,0 +1,304 @@
+/** A member's place in its group, as the database has it: joined, renewed with each checkpoint, given up. */
+import { type Query, withConnection } from '@pg-signals/db';
+import type { Pool, PoolClient } from 'pg';
+import { STARTED_AT } from '../listen/snapshot.ts';
+import { quota, takeLanes } from './assignment.ts';
+import type { StoredCursor } from './storedCursor.ts';
+
+/** Notified with a group's name whenever lanes come free, or rows are to be run again. */
+export const GROUPS_CHANNEL = 'signals_groups';
+
+/** The member was given up: its lease ended, or the group was reset. What it does changes nothing any more. */
+export class LostMembershipError extends Error {
+  override name = 'LostMembershipError';
+}
+
+/** The group was made with other options than this member has. */
+export class GroupMismatchError extends Error {
+  override name = 'GroupMismatchError';
+}
+
+export interface GroupIdentity {
+  readonly name: string;
+  readonly feed: string;
+  readonly lanes: number;
+  readonly order: string | undefined;
+  readonly from: 'latest' | 'earliest';
+}
+
+export interface MembershipOptions extends GroupIdentity {
+  pool: Pool;
+  query: Query;
+  timeoutMs: number;
+  leaseMs: number;
+  /** How the member is called in `npm run groups`. */
+  member: string;
+}
+
+/** What a look at the group has shown. */
+export interface GroupView {
+  readonly members: readonly { readonly epoch: number; readonly lanes: number; readonly leaseMs: number }[];
+  readonly free: number;
+}
+
+type Jsonb = StoredCursor[];
+
+export class Membership {
+  readonly groupId: string;
+  readonly epoch: number;
+  /** `STARTED_AT` of the server on which the membership was seen last. */
+  startedAt: string;
+  readonly #options: MembershipOptions;
+  /** The count of checkpoints that the database has confirmed, and that of the last one sent. */
+  #confirmed = 0;
+  #sent = 0;
+
+  private constructor(options: MembershipOptions, groupId: string, epoch: number, startedAt: string) {
+    this.#options = options;
+    this.groupId = groupId;
+    this.epoch = epoch;
+    this.startedAt = startedAt;
+  }
+
+  /**
+   * Joins the group, which is made where there is none, without any lane yet.
+   *
+   * @param replaced the epoch under which this process was a member before: its lanes come free at once.
+   * @throws {GroupMismatchError} where the group was made with another table, order or number of lanes.
+   */
+  static async join(options: MembershipOptions, replaced: number | undefined): Promise<Membership> {
+    const { pool, timeoutMs, name, feed, lanes, order, from, leaseMs, member } = options;
+    return inTransaction(pool, timeoutMs, async (client) => {
+      const all = JSON.stringify(Array.from({ length: lanes }, (_, lane) => lane));
+      // The snapshot is of before this insert; whoever commits after it is read.
+      await client.query(
+        `INSERT INTO public.signal_groups (name, feed, lanes, order_key, free)
+         SELECT $1, $2, $3, $4, jsonb_build_array(jsonb_build_object(
+           'lanes', $5::jsonb,
+           'at', CASE WHEN $6 = 'earliest' THEN '3:3:' ELSE pg_current_snapshot()::text END,
+           'takenAt', round(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+         ))
+         WHERE NOT EXISTS (SELECT FROM public.signal_groups WHERE name = $1)
+         ON CONFLICT (name) DO NOTHING`,
+        [name, feed, lanes, order ?? null, all, from],
+      );
+      const [group] = await rows<[string, string, number, string | null, boolean, number, string]>(
+        client,
+        `UPDATE public.signal_groups
+         SET epoch = epoch + 1, left_at = NULL
+         WHERE name = $1
+         RETURNING id::text, feed, lanes, order_key, is_slot, epoch::int, ${STARTED_AT}`,
+        [name],
+      );
+      const [id, itsFeed, itsLanes, itsOrder, isSlot, epoch, startedAt] = group!;
+      if (isSlot) throw new GroupMismatchError(`${name} is a slot: choose another name for the group`);
+      requireSame(name, 'reads the table', itsFeed, feed);
+      requireSame(name, 'has lanes', itsLanes, lanes);
+      requireSame(name, 'is ordered by', itsOrder ?? 'nothing', order ?? 'nothing');
+      if (replaced !== undefined) await giveUp(client, id, [replaced], false);
+      await client.query(
+        `INSERT INTO public.signal_group_members (group_id, epoch, name, lease_until, cursors)
+         VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 ms', '[]')`,
+        [id, epoch, member, leaseMs],
+      );
+      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, name]);
+      return new Membership(options, id, epoch, startedAt);
+    });
+  }
+
+  /** Who shares the group now. @throws {LostMembershipError} */
+  async look(): Promise<GroupView> {
+    const members = await this.#options.query<[epoch: number, lanes: number, leaseMs: number, free: number]>(
+      `SELECT member.epoch::int, coalesce((SELECT sum(jsonb_array_length(cursor -> 'lanes')) FROM jsonb_array_elements(member.cursors) AS cursor), 0)::int,
+         1000 * extract(epoch FROM lease_until - clock_timestamp())::float8,
+         coalesce((SELECT sum(jsonb_array_length(cursor -> 'lanes')) FROM jsonb_array_elements(signal_groups.free) AS cursor), 0)::int
+       FROM public.signal_group_members AS member
+       JOIN public.signal_groups ON id = group_id
+       WHERE group_id = $1
+       ORDER BY member.epoch`,
+      [this.groupId],
+    );
+    if (!members.some(([epoch]) => epoch === this.epoch)) throw this.#lost();
+    return {
+      members: members.map(([epoch, lanes, leaseMs]) => ({ epoch, lanes, leaseMs })),
+      free: members[0]![3],
+    };
+  }
+
+  /**
+   * Stores the cursors and renews the lease: one update of one row, which does nothing where the membership is lost.
+   *
+   * @throws {LostMembershipError}
+   */
+  async store(cursors: readonly StoredCursor[], inFlight: number): Promise<void> {
+    await this.#store((sql, values) => this.#options.query<[string]>(sql, values), cursors, inFlight);
+  }
+
+  /** The same within a transaction: both commit, or neither. */
+  async storeWith(client: PoolClient, cursors: readonly StoredCursor[]): Promise<void> {
+    await this.#store((sql, values) => rows<[string]>(client, sql, values), cursors, 0);
+  }
+
+  async #store(
+    run: (sql: string, values: unknown[]) => Promise<[string][]>,
+    cursors: readonly StoredCursor[],
+    inFlight: number,
+  ): Promise<void> {
+    const count = ++this.#sent;
+    // A checkpoint whose answer was lost may have been stored or not.
+    const stored = await run(
+      `UPDATE public.signal_group_members
+       SET cursors = $5, stored = $4, in_flight = $7, lease_until = clock_timestamp() + $6 * interval '1 ms'
+       WHERE group_id = $1 AND epoch = $2 AND stored >= $3 AND stored < $4
+       RETURNING ${STARTED_AT}`,
+      [this.groupId, this.epoch, this.#confirmed, count, JSON.stringify(cursors), this.#options.leaseMs, inFlight],
+    );
+    if (stored.length === 0) throw this.#lost();
+    this.#confirmed = count;
+    this.startedAt = stored[0]![0];
+  }
+
+  /** Takes free lanes, and those of members that were given up, up to this member's share. */
+  async take(): Promise<StoredCursor[]> {
+    return this.#move(async (client, free, cursors) => {
+      const members = await rows<[epoch: number, expired: boolean]>(
+        client,
+        `SELECT epoch::int, lease_until < clock_timestamp() FROM public.signal_group_members WHERE group_id = $1 ORDER BY epoch`,
+        [this.groupId],
+      );
+      const expired = members.filter(([epoch, over]) => over && epoch !== this.epoch).map(([epoch]) => epoch);
+      const given = await giveUp(client, this.groupId, expired, true);
+      const alive = members.map(([epoch]) => epoch).filter((epoch) => !given.epochs.includes(epoch));
+      const owned = cursors.reduce((sum, { lanes }) => sum + lanes.length, 0);
+      const all = [...free, ...given.cursors];
+      const { taken, left } = takeLanes(all, quota(this.#options.lanes, alive, this.epoch) - owned);
+      await this.#update(client, left, [...cursors, ...taken]);
+      return taken;
+    });
+  }
+
+  /** Gives lanes back: `kept` stays this member's. */
+  async give(kept: readonly StoredCursor[], released: readonly StoredCursor[]): Promise<void> {
+    await this.#move(async (client, free) => {
+      await this.#update(client, [...free, ...released], kept);
+      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, this.#options.name]);
+    });
+  }
+
+  /** Gives everything back, and leaves. */
+  async leave(released: readonly StoredCursor[]): Promise<void> {
+    await this.#move(async (client, free) => {
+      await client.query('DELETE FROM public.signal_group_members WHERE group_id = $1 AND epoch = $2', [
+        this.groupId,
+        this.epoch,
+      ]);
+      await client.query(
+        `UPDATE public.signal_groups
+         SET free = $2,
+           left_at = CASE WHEN NOT EXISTS (SELECT FROM public.signal_group_members WHERE group_id = $1) THEN clock_timestamp() END
+         WHERE id = $1`,
+        [this.groupId, JSON.stringify([...free, ...released])],
+      );
+      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, this.#options.name]);
+    });
+  }
+
+  /** A transaction that holds the group's row: whoever moves lanes does so. */
+  async #move<T>(work: (client: PoolClient, free: Jsonb, cursors: Jsonb) => Promise<T>): Promise<T> {
+    const { pool, timeoutMs } = this.#options;
+    return inTransaction(pool, timeoutMs, async (client) => {
+      const [group] = await rows<[Jsonb]>(client, 'SELECT free FROM public.signal_groups WHERE id = $1 FOR UPDATE', [
+        this.groupId,
+      ]);
+      const [mine] = await rows<[Jsonb]>(
+        client,
+        `SELECT cursors FROM public.signal_group_members WHERE group_id = $1 AND epoch = $2 AND stored >= $3 FOR UPDATE`,
+        [this.groupId, this.epoch, this.#confirmed],
+      );
+      if (!group || !mine) throw this.#lost();
+      return work(client, group[0], mine[0]);
+    });
+  }
+
+  async #update(client: PoolClient, free: readonly StoredCursor[], cursors: readonly StoredCursor[]): Promise<void> {
+    await client.query('UPDATE public.signal_groups SET free = $2 WHERE id = $1', [this.groupId, JSON.stringify(free)]);
+    await client.query(
+      `UPDATE public.signal_group_members
+       SET cursors = $3, lease_until = clock_timestamp() + $4 * interval '1 ms'
+       WHERE group_id = $1 AND epoch = $2`,
+      [this.groupId, this.epoch, JSON.stringify(cursors), this.#options.leaseMs],
+    );
+  }
+
+  #lost(): LostMembershipError {
+    return new LostMembershipError('the lease had ended, or the group was reset');
+  }
+}
+
+/** Removes members, except those whose row is in use. Their cursors are anyone's then. */
+async function giveUp(
+  client: PoolClient,
+  groupId: string,
+  epochs: readonly number[],
+  unclean: boolean,
+): Promise<{ epochs: number[]; cursors: StoredCursor[] }> {
+  if (epochs.length === 0) return { epochs: [], cursors: [] };
+  // A member that was frozen in the middle of a transaction holds its row: its lanes are taken when the server has ended that.
+  const removed = await rows<[epoch: number, cursors: Jsonb]>(
+    client,
+    `DELETE FROM public.signal_group_members
+     WHERE group_id = $1 AND epoch IN (
+       SELECT epoch
+       FROM public.signal_group_members
+       WHERE group_id = $1 AND epoch = ANY ($2) AND ($3 OR lease_until < clock_timestamp())
+       FOR UPDATE SKIP LOCKED
+     )
+     RETURNING epoch::int, cursors`,
+    [groupId, epochs, !unclean],
+  );
+  const cursors = removed.flatMap(([, each]) => each);
+  const given = unclean ? cursors.map((cursor) => ({ ...cursor, unclean: true as const })) : cursors;
+  if (!unclean && given.length > 0) {
+    await client.query('UPDATE public.signal_groups SET free = free || $2 WHERE id = $1', [
+      groupId,
+      JSON.stringify(given),
+    ]);
+  }
+  return { epochs: removed.map(([epoch]) => epoch), cursors: given };
+}
+
+/**
+ * Runs `work` in a transaction, which is rolled back where it throws.
+ *
+ * @throws what `work` throws; where the connection was lost, even at the COMMIT, a `NoAnswerError`.
+ */
+export async function inTransaction<T>(
+  pool: Pool,
+  timeoutMs: number,
+  work: (client: PoolClient) => Promise<T>,
+): Promise<T> {
+  const outcome = await withConnection(pool, timeoutMs, async (client) => {
+    await client.query('BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE');
+    try {
+      const value = await work(client);
+      await client.query('COMMIT');
+      return { value };
+    } catch (error) {
+      await client.query('ROLLBACK'); // rejects where the connection is lost
+      return { error };
+    }
+  });
+  if ('error' in outcome) throw outcome.error;
+  return outcome.value as T;
+}
+
+async function rows<Row extends unknown[]>(client: PoolClient, text: string, values: unknown[]): Promise<Row[]> {
+  return (await client.query<Row>({ text, values, rowMode: 'array' })).rows;
+}
+
+function requireSame(name: string, what: string, its: unknown, ours: unknown): void {
+  if (its === ours) return;
+  throw new GroupMismatchError(
+    `the group ${name} ${what} ${its}, and this member expects ${ours}: they are fixed when a group is made`,
+  );
+}
