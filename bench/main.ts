@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 
 /** Each is a program of its own, so that none measures what another left in memory. */
-const ALL = ['latency', 'delivery', 'ingest'];
+const ALL = ['latency', 'delivery', 'ingest', 'groups'];
 
 const named = process.argv.slice(2);
 const unknown = named.find((name) => !ALL.includes(name));
