@@ -5,6 +5,20 @@ export {
   type PublishedSignal,
   type Signal,
 } from '@pg-signals/db';
+export {
+  countDeadLetters,
+  type DroppedDeadLetters,
+  dropDeadLetters,
+  type RetriedDeadLetters,
+  retryDeadLetters,
+} from './group/admin/deadLetters.ts';
+export { type DeletedGroup, deleteGroup } from './group/admin/deleteGroup.ts';
+export { type DeadLetter, listDeadLetters, listRetries, type RetryState } from './group/admin/failed.ts';
+export { GroupError, type GroupFailure } from './group/admin/groupError.ts';
+export { type GroupState, type LaneState, listGroups, type MemberState, showGroup } from './group/admin/groups.ts';
+export type { Lag } from './group/admin/lag.ts';
+export { missingGroupRights } from './group/admin/missingRights.ts';
+export { type ResetPosition, resetGroup } from './group/admin/resetGroup.ts';
 export type { BatchHandler } from './group/batchHandling.ts';
 export { Group, type GroupObserver, type GroupOptions } from './group/group.ts';
 export { type Handler, type HandlerContext, HandlerTimeoutError } from './group/handling.ts';

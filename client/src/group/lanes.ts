@@ -15,28 +15,28 @@ const REMEMBERED = 10_000;
  */
 export class Lanes {
   readonly count: number;
-  readonly #column: string | undefined;
+  /** The column that holds the key. */
+  readonly column: string | undefined;
   readonly #path: readonly string[];
   readonly #remembered = new Map<string, number>();
 
   constructor(count: number, orderKey?: string) {
     const [column, ...path] = orderKey?.split('.') ?? [];
     this.count = count;
-    this.#column = column;
+    this.column = column;
     this.#path = path;
   }
 
   get isOrdered(): boolean {
-    return this.#column !== undefined;
+    return this.column !== undefined;
   }
 
   /** The text by which a row is ordered; undefined where it has none. A value that is no string counts as its JSON. */
   keyOf(row: FeedRow): string | undefined {
-    if (this.#column === undefined) return undefined;
-    let value = (row as unknown as Record<string, unknown>)[this.#column];
+    if (this.column === undefined) return undefined;
+    let value = (row as unknown as Record<string, unknown>)[this.column];
     for (const name of this.#path) value = isObject(value) ? value[name] : undefined;
-    if (typeof value === 'string') return value;
-    return value === undefined || value === null ? undefined : JSON.stringify(value);
+    return keyOfValue(value);
   }
 
   laneOf(id: number, key: string | undefined): number {
@@ -59,12 +59,45 @@ export class Lanes {
   sql(lanes: ReadonlySet<number>): string | undefined {
     if (lanes.size === this.count) return undefined;
     const list = `ANY ('{${[...lanes].join()}}'::int[])`;
-    if (this.#column === undefined) return `id % ${this.count} = ${list}`;
-    const path = this.#path.map((name) => pg.escapeLiteral(name)).join();
-    const value = `(to_jsonb(${pg.escapeIdentifier(this.#column)}) #> ARRAY[${path}]::text[])`;
-    const bits = `('x' || left(encode(sha256(convert_to(${value} #>> '{}', 'UTF8')), 'hex'), 8))::bit(32)::bigint`;
-    return `(jsonb_typeof(${value}) IS DISTINCT FROM 'string' OR ${bits} % ${this.count} = ${list})`;
+    if (this.column === undefined) return `id % ${this.count} = ${list}`;
+    const value = this.#valueSql(this.column);
+    return `(jsonb_typeof(${value}) IS DISTINCT FROM 'string' OR ${this.#hashSql(value)} = ${list})`;
   }
+
+  /**
+   * The lane of a row as SQL, and the value that decides where that is NULL: `laneOfValue` says the lane then. The value is NULL
+   * everywhere else.
+   */
+  laneSql(): { lane: string; value: string } {
+    const ofId = `id % ${this.count}`;
+    if (this.column === undefined) return { lane: ofId, value: 'NULL::jsonb' };
+    const value = this.#valueSql(this.column);
+    const type = `coalesce(jsonb_typeof(${value}), 'null')`;
+    return {
+      lane: `CASE ${type} WHEN 'null' THEN ${ofId} WHEN 'string' THEN ${this.#hashSql(value)} END`,
+      value: `CASE WHEN ${type} NOT IN ('null', 'string') THEN ${value} END`,
+    };
+  }
+
+  laneOfValue(value: unknown): number {
+    return this.#laneOfKey(keyOfValue(value)!);
+  }
+
+  #valueSql(column: string): string {
+    const path = this.#path.map((name) => pg.escapeLiteral(name)).join();
+    return `(to_jsonb(${pg.escapeIdentifier(column)}) #> ARRAY[${path}]::text[])`;
+  }
+
+  /** The lane of a value that is a string. */
+  #hashSql(value: string): string {
+    const bits = `('x' || left(encode(sha256(convert_to(${value} #>> '{}', 'UTF8')), 'hex'), 8))::bit(32)::bigint`;
+    return `${bits} % ${this.count}`;
+  }
+}
+
+function keyOfValue(value: unknown): string | undefined {
+  if (typeof value === 'string') return value;
+  return value === undefined || value === null ? undefined : JSON.stringify(value);
 }
 
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
