@@ -2,6 +2,7 @@
 
 import type { PoolClient } from 'pg';
 import type { FeedRow } from '../listen/feedTable.ts';
+import type { BatchTransactions } from './batchTransactions.ts';
 import { Condition, type Handling, type HandlingOptions, type Room, toError, type Work } from './handling.ts';
 import type { Arrival } from './laneReading.ts';
 
@@ -18,10 +19,7 @@ export type BatchHandler<Row> = (rows: readonly Row[], tx: PoolClient) => Promis
 export type Outcome = Error | 'lost' | undefined;
 
 export interface BatchHandlingOptions<Row> extends Pick<HandlingOptions<Row>, 'isHeld' | 'defer' | 'finished'> {
-  /** Runs the handler, and stores in the same transaction that these rows are handled. */
-  commit: (works: readonly Work<Row>[]) => Promise<Outcome>;
-  /** The same for a row that is run again. */
-  commitAgain: (work: Work<Row>) => Promise<Outcome>;
+  transactions: BatchTransactions<Row>;
 }
 
 export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
@@ -60,7 +58,7 @@ export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
 
   async again(work: Work<Row>): Promise<Error | undefined> {
     this.#again.add(work);
-    const outcome = await this.#options.commitAgain(work);
+    const outcome = await this.#options.transactions.commitAgain(work);
     this.#again.delete(work);
     this.#changed.changed();
     return outcome === 'lost' ? new Error('the transaction may not have committed') : outcome;
@@ -107,7 +105,7 @@ export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
     for (const work of held) this.#defer(work, undefined);
     const free = works.filter((work) => !held.includes(work) && this.#unfinished.get(work.id) === work);
     if (free.length === 0) return;
-    const outcome = await this.#options.commit(free);
+    const outcome = await this.#options.transactions.commit(free);
     if (outcome === 'lost') return;
     if (outcome === undefined) {
       for (const work of free) this.#finish(work);

@@ -44,7 +44,7 @@ export interface HandlingOptions<Row> {
   handler: Handler<Row>;
   concurrency: number;
   timeoutMs: number;
-  epoch: () => number;
+  epoch: number;
   /** True where a failed row of this key waits for its next run: then so does every later one. */
   isHeld: (key: string) => boolean;
   /** Keeps a row for a later run. It counts as unfinished until this resolves; it never rejects. */
@@ -207,7 +207,7 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
   /** Calls the handler, and `done` when it is over: before this returns, with undefined, where it returns no promise. */
   #start(work: Work<Row>, done: (error: Error | undefined) => void): true | undefined {
     const { handler, epoch, timeoutMs } = this.#options;
-    const context = new Context(work, epoch());
+    const context = new Context(work, epoch);
     let result: unknown;
     try {
       result = handler(work.row, context);

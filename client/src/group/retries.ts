@@ -22,6 +22,12 @@ export interface DueRow {
   readonly attempt: number;
 }
 
+/** What became of a run: without an error it is done with, also where the row was gone. */
+export interface RunOutcome<Row> {
+  readonly row: Row | undefined;
+  readonly error: Error | undefined;
+}
+
 export interface RetriesOptions<Row> {
   query: Query;
   logger: Logger;
@@ -35,7 +41,7 @@ export interface RetriesOptions<Row> {
   /** Resolves when so many rows may run, or fewer. */
   reserve: (wanted: number) => Promise<Room>;
   /** Runs a row; resolves with what it failed with, or with undefined when its result counts no more. */
-  run: (due: DueRow) => Promise<{ error: Error | undefined; row: Row | undefined } | undefined>;
+  run: (due: DueRow) => Promise<RunOutcome<Row> | undefined>;
 }
 
 export class Retries<Row extends FeedRow> {
@@ -67,7 +73,7 @@ export class Retries<Row extends FeedRow> {
     });
   }
 
-  /** Of lanes that were just acquired: which keys are held, and when the next row is due. */
+  /** Of lanes that are acquired: which keys are held. To be awaited before any of their rows is handled. */
   async load(lanes: readonly number[]): Promise<void> {
     const { query, group } = this.#options;
     const keys = await query<[string]>(
@@ -75,7 +81,6 @@ export class Retries<Row extends FeedRow> {
       [group.id, lanes],
     );
     for (const [key] of keys) this.#held.add(key);
-    this.look();
   }
 
   /** Runs what is due now, and looks again when the next row is. */

@@ -1,0 +1,144 @@
+/** Stores a member's cursors, often enough, and knows until when its lease holds. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { PoolClient } from 'pg';
+import type { Membership } from './membership.ts';
+import type { StoredCursor } from './storedCursor.ts';
+
+/** Rows are handled beyond the last checkpoint up to so many times `rows`: then the handler waits for the next one. */
+const UNSTORED_FACTOR = 4;
+/** A lease is renewed so many times before it ends. */
+const RENEWALS = 3;
+/** A checkpoint waits for a proof so long at most, in ms: with one it has fewer rows to name. */
+const PROOF_WAIT_MS = 100;
+
+/** At most so many rows were handled beyond what is stored. */
+export const unstoredMax = (checkpointRows: number): number => UNSTORED_FACTOR * checkpointRows;
+
+export interface CheckpointsOptions {
+  membership: Membership;
+  /** When the lease was asked for, by `performance.now()`. */
+  joinedAt: number;
+  leaseMs: number;
+  everyMs: number;
+  everyRows: number;
+  /** Where the cursors stand now, leaving out rows that are not handled except these. */
+  position: (besides?: ReadonlySet<number>) => { cursors: StoredCursor[]; inFlight: number };
+  flush: (() => Promise<unknown> | undefined) | undefined;
+  /** Asks for a proof; undefined where none would help. */
+  prove: () => Promise<void> | undefined;
+  /** Called when `storeAt` may be earlier than before. */
+  onDue: () => void;
+}
+
+export class Checkpoints {
+  readonly #options: CheckpointsOptions;
+  /** Rows that were handled since the last checkpoint. */
+  #unstored = 0;
+  #leaseUntil: number;
+  #storeAt: number;
+  #stored = Promise.withResolvers<void>();
+  #full = Promise.withResolvers<void>();
+  #writing: Promise<unknown> = Promise.resolve();
+  #isOver = false;
+
+  constructor(options: CheckpointsOptions) {
+    this.#options = options;
+    this.#leaseUntil = options.joinedAt + options.leaseMs;
+    this.#storeAt = options.joinedAt + options.leaseMs / RENEWALS;
+  }
+
+  /** When the next one is to be stored, by `performance.now()`. */
+  get storeAt(): number {
+    return this.#storeAt;
+  }
+
+  /** Others may take the lanes: nothing may be begun before the lease is renewed. */
+  get isLeaseOver(): boolean {
+    return performance.now() > this.#leaseUntil;
+  }
+
+  /** Nothing more may be handled before the next checkpoint. */
+  get isFull(): boolean {
+    return this.#unstored >= unstoredMax(this.#options.everyRows);
+  }
+
+  /** A row was handled. True where a checkpoint is due now. */
+  count(): boolean {
+    const { everyMs, everyRows, onDue } = this.#options;
+    this.#unstored++;
+    if (this.#unstored === 1) this.#dueAt(performance.now() + everyMs);
+    if (this.#unstored < everyRows) return false;
+    if (this.#unstored === everyRows) this.#dueAt(0);
+    else onDue();
+    return true;
+  }
+
+  #dueAt(at: number): void {
+    if (at >= this.#storeAt) return;
+    this.#storeAt = at;
+    this.#options.onDue();
+  }
+
+  /** Resolves when there is room, with a lease that holds; false where the membership has ended before. */
+  async whenFree(): Promise<boolean> {
+    this.#full.resolve();
+    this.#full = Promise.withResolvers();
+    this.#dueAt(0);
+    while (!this.#isOver && (this.isFull || this.isLeaseOver)) await this.#stored.promise;
+    return !this.#isOver;
+  }
+
+  /** The lease and the cursors in one statement. @throws {LostMembershipError} */
+  async store(): Promise<void> {
+    const { membership, flush, position, prove } = this.#options;
+    const proved = this.#unstored > 0 ? prove() : undefined;
+    if (proved) await Promise.race([proved, this.#full.promise, sleep(PROOF_WAIT_MS, undefined, { ref: false })]);
+    await this.write(async () => {
+      const count = this.#unstored;
+      const { cursors, inFlight } = position();
+      await flush?.();
+      const sentAt = performance.now();
+      await membership.store(cursors, inFlight);
+      this.#onStored(count, sentAt);
+    });
+  }
+
+  /** Stores within a transaction that these rows are handled, and commits it. */
+  async storeWith(client: PoolClient, rows: ReadonlySet<number>): Promise<void> {
+    await this.write(async () => {
+      const count = this.#unstored;
+      const { cursors } = this.#options.position(rows);
+      const sentAt = performance.now();
+      await this.#options.membership.storeWith(client, cursors);
+      await client.query('COMMIT');
+      this.#onStored(count, sentAt);
+    });
+  }
+
+  #onStored(count: number, sentAt: number): void {
+    const { leaseMs, everyMs, everyRows } = this.#options;
+    this.#unstored -= count;
+    this.#leaseUntil = sentAt + leaseMs;
+    const isSoon = this.#unstored > 0;
+    this.#storeAt = this.#unstored >= everyRows ? 0 : sentAt + (isSoon ? everyMs : leaseMs / RENEWALS);
+    this.#release();
+  }
+
+  /** One write of the member's row at a time. */
+  write<T>(work: () => Promise<T>): Promise<T> {
+    const written = this.#writing.then(work);
+    this.#writing = written.catch(() => {});
+    return written;
+  }
+
+  /** The membership has ended. */
+  end(): void {
+    this.#isOver = true;
+    this.#release();
+  }
+
+  #release(): void {
+    this.#stored.resolve();
+    this.#stored = Promise.withResolvers();
+  }
+}

@@ -1,0 +1,352 @@
+/** One membership of a group, from joining to leaving or losing it: its lanes, their rows, its checkpoints. */
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { backoff, type Query } from '@pg-signals/db';
+import type { Pool } from 'pg';
+import { readRows } from '../listen/committedRows.ts';
+import type { FeedRow } from '../listen/feedTable.ts';
+import type { Deliver } from '../listen/reading.ts';
+import { OtherServerError, type Server, type Snapshot } from '../listen/snapshot.ts';
+import { quota } from './assignment.ts';
+import { type BatchHandler, BatchHandling } from './batchHandling.ts';
+import { BatchTransactions } from './batchTransactions.ts';
+import { Checkpoints, unstoredMax } from './checkpoints.ts';
+import { EachHandling, type Handler, type Handling, toError, type Work } from './handling.ts';
+import { LaneReading } from './laneReading.ts';
+import { Lanes } from './lanes.ts';
+import { LostMembershipError, type Membership } from './membership.ts';
+import type { MemberOptions } from './options.ts';
+import { type DueRow, Retries, type RunOutcome } from './retries.ts';
+import type { StoredCursor } from './storedCursor.ts';
+
+/** After a look at the group that failed. */
+const LOOK_AGAIN_MS = 1_000;
+
+export type AnyHandler<Row> = Handler<Row> | { handleBatch: BatchHandler<Row> };
+
+export interface MemberContext<Row extends FeedRow> {
+  pool: Pool;
+  query: Query;
+  options: MemberOptions<Row>;
+  membership: Membership;
+  /** When the membership was asked for, by `performance.now()`. */
+  joinedAt: number;
+  handler: AnyHandler<Row>;
+  readTimeoutMs: number;
+  deliver: Deliver;
+  /** Has the feed read the table again. */
+  readAgain: () => void;
+  /** Asks the listening connection for a proof. */
+  prove: () => void;
+}
+
+export class Member<Row extends FeedRow> {
+  readonly reading: LaneReading;
+  readonly handling: Handling<Row>;
+  readonly #context: MemberContext<Row>;
+  readonly #retries: Retries<Row>;
+  readonly #checkpoints: Checkpoints;
+  /** The server of the lanes' snapshots; undefined before the first. */
+  #server: Server | undefined;
+  #isOver = false;
+  readonly #lost = Promise.withResolvers<never>();
+  #wake = () => {};
+  #isLookDue = true;
+  #lookAt = Number.POSITIVE_INFINITY;
+  #isGiving = false;
+  #progress = Promise.withResolvers<void>();
+  /** A checkpoint is due: the event loop gets a turn. */
+  #isTurnOver = false;
+
+  constructor(context: MemberContext<Row>) {
+    const { options, membership, query, pool, handler, deliver, readTimeoutMs, joinedAt, prove } = context;
+    const { lanes, order, concurrency, timeoutMs, retries, checkpointRows, leaseMs, checkpointMs, flush } = options;
+    this.#context = context;
+    this.#lost.promise.catch(() => {});
+    this.reading = new LaneReading({
+      query,
+      table: options.feed,
+      readTimeoutMs,
+      deliver,
+      lanes: new Lanes(lanes, order),
+      suspectRows: retries > 0 ? unstoredMax(checkpointRows) + concurrency : 0,
+      checkServer: (to) => this.#checkServer(to),
+      onProgress: () => this.#onProgress(),
+    });
+    this.#checkpoints = new Checkpoints({
+      membership,
+      joinedAt,
+      leaseMs,
+      everyMs: checkpointMs,
+      everyRows: checkpointRows,
+      flush,
+      position: (besides) => this.#position(besides),
+      prove: () => {
+        if (!this.reading.isLevel) return undefined;
+        prove();
+        return this.#progress.promise;
+      },
+      onDue: () => this.#wake(),
+    });
+    this.#retries = new Retries<Row>({
+      query,
+      logger: options.logger,
+      group: { id: membership.groupId, name: options.name },
+      epoch: membership.epoch,
+      retries,
+      observer: {
+        retried: () => options.observer.retried?.(),
+        deadLetter: () => options.observer.deadLetter?.(),
+      },
+      lanes: () => this.reading.lanes,
+      reserve: (wanted) => this.handling.reserve(wanted),
+      run: (due) => this.#runAgain(due),
+    });
+    const common = {
+      isHeld: this.#retries.isHeld,
+      defer: (work: Work<Row>, error: Error | undefined) => this.#defer(work, error),
+      finished: () => this.#finished(),
+    };
+    if (typeof handler === 'function') {
+      const { epoch } = membership;
+      this.handling = new EachHandling({ ...common, handler, concurrency, timeoutMs, epoch });
+    } else {
+      const { handleBatch } = handler;
+      const onLost = (error: Error) => this.lose(error);
+      const checkpoints = this.#checkpoints;
+      const transactions = new BatchTransactions({ pool, membership, checkpoints, timeoutMs, handleBatch, onLost });
+      this.handling = new BatchHandling({ ...common, transactions });
+    }
+  }
+
+  /** Takes part until `signal` aborts and the lanes are given back; rejects when the membership is lost. */
+  async run(signal: AbortSignal): Promise<void> {
+    const stop = () => this.#wake();
+    signal.addEventListener('abort', stop);
+    try {
+      while (!signal.aborted) {
+        await this.#orLost(this.#step());
+        if (signal.aborted) break;
+        const woken = Promise.withResolvers<void>();
+        this.#wake = woken.resolve;
+        const inMs = this.#isLookDue ? 0 : Math.min(this.#checkpoints.storeAt, this.#lookAt) - performance.now();
+        const timer = setTimeout(woken.resolve, Math.max(inMs, 0));
+        await this.#orLost(woken.promise).finally(() => clearTimeout(timer));
+      }
+      await this.#orLost(this.#leave());
+    } finally {
+      signal.removeEventListener('abort', stop);
+      this.lose(new Error('over'));
+      this.#checkpoints.end();
+      await this.#retries.end();
+      // What runs is over at its time limit. A row must not run twice at a time in one process.
+      await this.handling.idle();
+    }
+  }
+
+  /** Nothing more is begun, and nothing changes in the database any more. */
+  lose(reason: Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.reading.clear();
+    this.handling.cancel();
+    this.#lost.reject(reason);
+  }
+
+  /** Lanes may have come free, or rows are to be run again. */
+  look(): void {
+    this.#isLookDue = true;
+    this.#retries.look();
+    this.#wake();
+  }
+
+  /** To be called with a row that `reading` has let through. */
+  deliver(row: Row): Promise<void> | undefined {
+    if (this.#checkpoints.isLeaseOver) return this.#deliverLate(row);
+    const busy = this.handling.take(row, this.reading.arrival);
+    if (this.#checkpoints.isFull) return this.#checkpoints.whenFree().then(() => busy);
+    if (busy !== undefined || !this.#isTurnOver) return busy;
+    this.#isTurnOver = false;
+    return nextTurn(); // so that a checkpoint that is due gets on its way
+  }
+
+  /** A process that was frozen may have lost its lanes: it begins nothing before it knows. */
+  async #deliverLate(row: Row): Promise<void> {
+    const { arrival } = this.reading;
+    if (await this.#checkpoints.whenFree()) await this.handling.take(row, arrival);
+  }
+
+  #orLost<T>(work: Promise<T>): Promise<T> {
+    return Promise.race([work, this.#lost.promise]);
+  }
+
+  // --- lanes ------------------------------------------------------------------------------------------------------------
+
+  async #step(): Promise<void> {
+    if (performance.now() >= this.#lookAt) this.#isLookDue = true;
+    if (this.#isLookDue) await this.#share();
+    if (performance.now() < this.#checkpoints.storeAt) return;
+    await this.#checkpoints.store().catch(async (error: Error) => {
+      if (error instanceof LostMembershipError) throw error;
+      const { logger, name } = this.#context.options;
+      const delay = backoff(3);
+      logger.warn('A checkpoint was not stored, trying again', { group: name, reason: error.message, delay_ms: delay });
+      await sleep(delay);
+    });
+  }
+
+  /** Takes the lanes that are this member's share, or gives back those that are not. */
+  async #share(): Promise<void> {
+    this.#isLookDue = false;
+    const { membership, options } = this.#context;
+    const view = await membership.look().catch((error: Error) => {
+      if (error instanceof LostMembershipError) throw error;
+      const fields = { group: options.name, reason: error.message, delay_ms: LOOK_AGAIN_MS };
+      options.logger.warn('The group could not be looked at, trying again', fields);
+    });
+    if (!view) {
+      this.#lookAt = performance.now() + LOOK_AGAIN_MS;
+      return;
+    }
+    const { members, free } = view;
+    const others = members.filter(({ epoch }) => epoch !== membership.epoch);
+    const alive = others.filter(({ leaseMs }) => leaseMs > 0);
+    this.#lookAt = performance.now() + Math.min(...others.map(({ leaseMs }) => Math.max(leaseMs, 250) + 20));
+    const share = quota(options.lanes, [membership.epoch, ...alive.map(({ epoch }) => epoch)], membership.epoch);
+    const owned = this.reading.lanes.length;
+    if (owned > share) void this.#give(owned - share);
+    else if (owned < share && (free > 0 || alive.length < others.length)) {
+      await this.#onTaken(await this.#checkpoints.write(() => membership.take()));
+    }
+  }
+
+  async #onTaken(cursors: readonly StoredCursor[]): Promise<void> {
+    const { membership, options, readAgain } = this.#context;
+    const taken = cursors.flatMap(({ lanes }) => lanes);
+    if (taken.length === 0) return;
+    await this.#retries.load(taken);
+    if (this.#isOver) return;
+    this.reading.acquire(cursors);
+    this.#retries.look();
+    readAgain();
+    this.#reportLanes('Lanes taken', { taken: taken.length, epoch: membership.epoch });
+    options.observer.lanes?.(this.reading.lanes.length);
+  }
+
+  async #give(count: number): Promise<void> {
+    if (this.#isGiving) return;
+    this.#isGiving = true;
+    const { membership, options } = this.#context;
+    try {
+      await this.#release(new Set(this.reading.lanes.sort((a, b) => a - b).slice(-count)));
+      await this.#checkpoints.write(async () => {
+        const { kept, released } = this.reading.stored(this.handling.unfinished);
+        await options.flush?.();
+        await membership.give(kept, released);
+        this.reading.forgetReleased();
+      });
+      this.#reportLanes('Lanes given', { given: count, epoch: membership.epoch });
+      options.observer.lanes?.(this.reading.lanes.length);
+    } catch (error) {
+      this.lose(toError(error));
+    } finally {
+      this.#isGiving = false;
+    }
+  }
+
+  /** Nothing more of these lanes is begun. Resolves when what was begun is finished. */
+  async #release(lanes: ReadonlySet<number>): Promise<void> {
+    this.reading.release(lanes, this.handling.drop(lanes));
+    await this.handling.finished(lanes);
+  }
+
+  async #leave(): Promise<void> {
+    const { membership, options } = this.#context;
+    await this.#release(new Set(this.reading.lanes));
+    await this.#checkpoints.write(async () => {
+      const { kept, released } = this.reading.stored(this.handling.unfinished);
+      await options.flush?.();
+      await membership.leave([...kept, ...released]);
+    });
+    this.#reportLanes('Left the group', { epoch: membership.epoch });
+    options.observer.lanes?.(0);
+  }
+
+  #reportLanes(message: string, fields: Record<string, unknown>): void {
+    const { logger, name } = this.#context.options;
+    logger.info(message, { group: name, ...fields, lanes: this.reading.lanes.length });
+  }
+
+  /** What this process remembers of the lanes holds on a server that has all that was stored, and on its timeline alone. */
+  async #checkServer(to: Snapshot): Promise<void> {
+    if (to.server.standby) throw new Error('a group needs the primary, and this server is a standby');
+    const { membership } = this.#context;
+    const { systemIdentifier, timeline, startedAt } = to.server;
+    const known = this.#server;
+    if (known && (known.systemIdentifier !== systemIdentifier || known.timeline !== timeline)) {
+      this.lose(new LostMembershipError('another server has taken over'));
+      return;
+    }
+    if (membership.startedAt !== startedAt) {
+      await this.#checkpoints.store(); // where it lacks a checkpoint, the membership is lost
+      if (membership.startedAt !== startedAt) {
+        throw new OtherServerError('the connections of the pool lead to different servers');
+      }
+    }
+    this.#server = to.server;
+  }
+
+  // --- rows -------------------------------------------------------------------------------------------------------------
+
+  #position(besides?: ReadonlySet<number>): { cursors: StoredCursor[]; inFlight: number } {
+    const all = this.handling.unfinished;
+    const unfinished = besides ? all.filter(({ id }) => !besides.has(id)) : all;
+    const { kept, released } = this.reading.stored(unfinished);
+    return { cursors: [...kept, ...released], inFlight: unfinished.length };
+  }
+
+  #finished(): void {
+    this.#context.options.observer.handled?.(1);
+    if (this.#checkpoints.count()) this.#isTurnOver = true;
+  }
+
+  #onProgress(): void {
+    this.#progress.resolve();
+    this.#progress = Promise.withResolvers();
+  }
+
+  #defer(work: Work<Row>, error: Error | undefined): Promise<void> {
+    const { logger, name } = this.#context.options;
+    if (error) logger.warn('Handler failed, trying again later', { group: name, id: work.id, reason: error.message });
+    return this.#retries.keep(work, error);
+  }
+
+  /** Undefined where the membership has ended. */
+  async #runAgain(due: DueRow): Promise<RunOutcome<Row> | undefined> {
+    const { logger, name } = this.#context.options;
+    while (!this.#isOver) {
+      try {
+        const row = await this.#readRow(due);
+        const error = row && (await this.handling.again({ ...due, row, suspect: false }));
+        return this.#isOver ? undefined : { row, error };
+      } catch (error) {
+        const fields = { group: name, id: due.id, reason: (error as Error).message, delay_ms: 1_000 };
+        logger.warn('A row that is due could not be read, trying again', fields);
+        await sleep(fields.delay_ms);
+      }
+    }
+    return undefined;
+  }
+
+  /** Undefined, and logged, where the row was deleted. */
+  async #readRow({ id, xid }: DueRow): Promise<Row | undefined> {
+    const { query, options } = this.#context;
+    const { feed: table, proofTimeoutMs: timeoutMs, maxRowBytes, logger, name } = options;
+    const server = this.#server;
+    if (!server) throw new OtherServerError('it is not known yet which server answers');
+    const wanted = [{ id, xid: String(xid) }];
+    const [whole] = await readRows({ query, table, server, timeoutMs }, wanted, maxRowBytes);
+    if (whole?.payload !== undefined) return table.parse(whole.payload) as Row;
+    logger.warn('A row that was to be run again is gone, or too large', { group: name, id });
+    return undefined;
+  }
+}
