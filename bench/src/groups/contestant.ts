@@ -27,8 +27,15 @@ const FILES = {
 
 export type Name = keyof typeof FILES;
 
-/** Those that share the work. `pg-signals` joins them when the client has its groups. */
-export const SHARING: readonly Name[] = ['pg-boss', 'graphile-worker', 'bullmq', 'DELETE 100', 'DELETE 1,000'];
+/** Those that share the work. */
+export const SHARING: readonly Name[] = [
+  'pg-signals',
+  'pg-boss',
+  'graphile-worker',
+  'bullmq',
+  'DELETE 100',
+  'DELETE 1,000',
+];
 
 /** The name of the queue, where there is a choice. */
 export const QUEUE = 'signals';
