@@ -1,4 +1,5 @@
 /** Runs a group's handler: so many rows at a time, each with a time limit, those of one key one after another. */
+import { isThenable } from '../listen/dispatcher.ts';
 import type { FeedRow } from '../listen/feedTable.ts';
 import type { UnfinishedRow } from './laneCursor.ts';
 import type { Arrival } from './laneReading.ts';
@@ -279,7 +280,3 @@ class Context implements HandlerContext {
 }
 
 export const toError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && typeof (value as PromiseLike<unknown>).then === 'function';
-}

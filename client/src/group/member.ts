@@ -42,6 +42,8 @@ export interface MemberContext<Row extends FeedRow> {
 export class Member<Row extends FeedRow> {
   readonly reading: LaneReading;
   readonly handling: Handling<Row>;
+  /** Where its cursors stood when it was over; empty where that means nothing any more. */
+  stoodAt: readonly StoredCursor[] = [];
   readonly #context: MemberContext<Row>;
   readonly #retries: Retries<Row>;
   readonly #checkpoints: Checkpoints;
@@ -90,7 +92,7 @@ export class Member<Row extends FeedRow> {
     this.#retries = new Retries<Row>({
       query,
       logger: options.logger,
-      group: { id: membership.groupId, name: options.name },
+      group: { id: membership.groupId, name: membership.name },
       epoch: membership.epoch,
       retries,
       observer: {
@@ -147,6 +149,7 @@ export class Member<Row extends FeedRow> {
   lose(reason: Error): void {
     if (this.#isOver) return;
     this.#isOver = true;
+    this.stoodAt = this.#position().cursors;
     this.reading.clear();
     this.handling.cancel();
     this.#lost.reject(reason);
@@ -175,6 +178,11 @@ export class Member<Row extends FeedRow> {
     if (await this.#checkpoints.whenFree()) await this.handling.take(row, arrival);
   }
 
+  get #log() {
+    const { options, membership } = this.#context;
+    return { logger: options.logger, name: membership.name };
+  }
+
   #orLost<T>(work: Promise<T>): Promise<T> {
     return Promise.race([work, this.#lost.promise]);
   }
@@ -187,7 +195,7 @@ export class Member<Row extends FeedRow> {
     if (performance.now() < this.#checkpoints.storeAt) return;
     await this.#checkpoints.store().catch(async (error: Error) => {
       if (error instanceof LostMembershipError) throw error;
-      const { logger, name } = this.#context.options;
+      const { logger, name } = this.#log;
       const delay = backoff(3);
       logger.warn('A checkpoint was not stored, trying again', { group: name, reason: error.message, delay_ms: delay });
       await sleep(delay);
@@ -200,7 +208,7 @@ export class Member<Row extends FeedRow> {
     const { membership, options } = this.#context;
     const view = await membership.look().catch((error: Error) => {
       if (error instanceof LostMembershipError) throw error;
-      const fields = { group: options.name, reason: error.message, delay_ms: LOOK_AGAIN_MS };
+      const fields = { group: membership.name, reason: error.message, delay_ms: LOOK_AGAIN_MS };
       options.logger.warn('The group could not be looked at, trying again', fields);
     });
     if (!view) {
@@ -272,7 +280,7 @@ export class Member<Row extends FeedRow> {
   }
 
   #reportLanes(message: string, fields: Record<string, unknown>): void {
-    const { logger, name } = this.#context.options;
+    const { logger, name } = this.#log;
     logger.info(message, { group: name, ...fields, lanes: this.reading.lanes.length });
   }
 
@@ -283,10 +291,11 @@ export class Member<Row extends FeedRow> {
     const { systemIdentifier, timeline, startedAt } = to.server;
     const known = this.#server;
     if (known && (known.systemIdentifier !== systemIdentifier || known.timeline !== timeline)) {
+      this.reading.clear(); // where it stood means nothing there
       this.lose(new LostMembershipError('another server has taken over'));
       return;
     }
-    if (membership.startedAt !== startedAt) {
+    if (membership.startedAt !== startedAt || !membership.isBackendStored) {
       await this.#checkpoints.store(); // where it lacks a checkpoint, the membership is lost
       if (membership.startedAt !== startedAt) {
         throw new OtherServerError('the connections of the pool lead to different servers');
@@ -315,14 +324,14 @@ export class Member<Row extends FeedRow> {
   }
 
   #defer(work: Work<Row>, error: Error | undefined): Promise<void> {
-    const { logger, name } = this.#context.options;
+    const { logger, name } = this.#log;
     if (error) logger.warn('Handler failed, trying again later', { group: name, id: work.id, reason: error.message });
     return this.#retries.keep(work, error);
   }
 
   /** Undefined where the membership has ended. */
   async #runAgain(due: DueRow): Promise<RunOutcome<Row> | undefined> {
-    const { logger, name } = this.#context.options;
+    const { logger, name } = this.#log;
     while (!this.#isOver) {
       try {
         const row = await this.#readRow(due);
@@ -340,7 +349,8 @@ export class Member<Row extends FeedRow> {
   /** Undefined, and logged, where the row was deleted. */
   async #readRow({ id, xid }: DueRow): Promise<Row | undefined> {
     const { query, options } = this.#context;
-    const { feed: table, proofTimeoutMs: timeoutMs, maxRowBytes, logger, name } = options;
+    const { feed: table, proofTimeoutMs: timeoutMs, maxRowBytes } = options;
+    const { logger, name } = this.#log;
     const server = this.#server;
     if (!server) throw new OtherServerError('it is not known yet which server answers');
     const wanted = [{ id, xid: String(xid) }];

@@ -13,26 +13,24 @@ export class LostMembershipError extends Error {
   override name = 'LostMembershipError';
 }
 
-/** The group was made with other options than this member has. */
-export class GroupMismatchError extends Error {
-  override name = 'GroupMismatchError';
-}
-
-export interface GroupIdentity {
-  readonly name: string;
-  readonly feed: string;
-  readonly lanes: number;
-  readonly order: string | undefined;
-  readonly from: 'latest' | 'earliest';
-}
-
-export interface MembershipOptions extends GroupIdentity {
+export interface MembershipOptions {
   pool: Pool;
   query: Query;
   timeoutMs: number;
   leaseMs: number;
   /** How the member is called in `npm run groups`. */
   member: string;
+  /** The server's process behind the listening connection. */
+  backend: () => number | undefined;
+}
+
+/** A group, as a member has found it. */
+export interface JoinedGroup {
+  readonly id: string;
+  readonly name: string;
+  readonly lanes: number;
+  readonly epoch: number;
+  readonly startedAt: string;
 }
 
 /** What a look at the group has shown. */
@@ -45,6 +43,7 @@ type Jsonb = StoredCursor[];
 
 export class Membership {
   readonly groupId: string;
+  readonly name: string;
   readonly epoch: number;
   /** `STARTED_AT` of the server on which the membership was seen last. */
   startedAt: string;
@@ -53,57 +52,21 @@ export class Membership {
   #confirmed = 0;
   #sent = 0;
 
-  private constructor(options: MembershipOptions, groupId: string, epoch: number, startedAt: string) {
+  readonly #lanes: number;
+  #storedBackend: number | undefined;
+
+  constructor(options: MembershipOptions, { id, name, lanes, epoch, startedAt }: JoinedGroup) {
     this.#options = options;
-    this.groupId = groupId;
+    this.groupId = id;
+    this.name = name;
     this.epoch = epoch;
     this.startedAt = startedAt;
+    this.#lanes = lanes;
   }
 
-  /**
-   * Joins the group, which is made where there is none, without any lane yet.
-   *
-   * @param replaced the epoch under which this process was a member before: its lanes come free at once.
-   * @throws {GroupMismatchError} where the group was made with another table, order or number of lanes.
-   */
-  static async join(options: MembershipOptions, replaced: number | undefined): Promise<Membership> {
-    const { pool, timeoutMs, name, feed, lanes, order, from, leaseMs, member } = options;
-    return inTransaction(pool, timeoutMs, async (client) => {
-      const all = JSON.stringify(Array.from({ length: lanes }, (_, lane) => lane));
-      // The snapshot is of before this insert; whoever commits after it is read.
-      await client.query(
-        `INSERT INTO public.signal_groups (name, feed, lanes, order_key, free)
-         SELECT $1, $2, $3, $4, jsonb_build_array(jsonb_build_object(
-           'lanes', $5::jsonb,
-           'at', CASE WHEN $6 = 'earliest' THEN '3:3:' ELSE pg_current_snapshot()::text END,
-           'takenAt', round(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-         ))
-         WHERE NOT EXISTS (SELECT FROM public.signal_groups WHERE name = $1)
-         ON CONFLICT (name) DO NOTHING`,
-        [name, feed, lanes, order ?? null, all, from],
-      );
-      const [group] = await rows<[string, string, number, string | null, boolean, number, string]>(
-        client,
-        `UPDATE public.signal_groups
-         SET epoch = epoch + 1, left_at = NULL
-         WHERE name = $1
-         RETURNING id::text, feed, lanes, order_key, is_slot, epoch::int, ${STARTED_AT}`,
-        [name],
-      );
-      const [id, itsFeed, itsLanes, itsOrder, isSlot, epoch, startedAt] = group!;
-      if (isSlot) throw new GroupMismatchError(`${name} is a slot: choose another name for the group`);
-      requireSame(name, 'reads the table', itsFeed, feed);
-      requireSame(name, 'has lanes', itsLanes, lanes);
-      requireSame(name, 'is ordered by', itsOrder ?? 'nothing', order ?? 'nothing');
-      if (replaced !== undefined) await giveUp(client, id, [replaced], false);
-      await client.query(
-        `INSERT INTO public.signal_group_members (group_id, epoch, name, lease_until, cursors)
-         VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 ms', '[]')`,
-        [id, epoch, member, leaseMs],
-      );
-      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, name]);
-      return new Membership(options, id, epoch, startedAt);
-    });
+  /** True where the database knows the listening connection. */
+  get isBackendStored(): boolean {
+    return this.#options.backend() === this.#storedBackend;
   }
 
   /** Who shares the group now. @throws {LostMembershipError} */
@@ -145,16 +108,27 @@ export class Membership {
     inFlight: number,
   ): Promise<void> {
     const count = ++this.#sent;
+    const backend = this.#options.backend();
     // A checkpoint whose answer was lost may have been stored or not.
     const stored = await run(
       `UPDATE public.signal_group_members
-       SET cursors = $5, stored = $4, in_flight = $7, lease_until = clock_timestamp() + $6 * interval '1 ms'
+       SET cursors = $5, stored = $4, in_flight = $7, backend = $8, lease_until = clock_timestamp() + $6 * interval '1 ms'
        WHERE group_id = $1 AND epoch = $2 AND stored >= $3 AND stored < $4
        RETURNING ${STARTED_AT}`,
-      [this.groupId, this.epoch, this.#confirmed, count, JSON.stringify(cursors), this.#options.leaseMs, inFlight],
+      [
+        this.groupId,
+        this.epoch,
+        this.#confirmed,
+        count,
+        JSON.stringify(cursors),
+        this.#options.leaseMs,
+        inFlight,
+        backend ?? null,
+      ],
     );
     if (stored.length === 0) throw this.#lost();
     this.#confirmed = count;
+    this.#storedBackend = backend;
     this.startedAt = stored[0]![0];
   }
 
@@ -167,11 +141,11 @@ export class Membership {
         [this.groupId],
       );
       const expired = members.filter(([epoch, over]) => over && epoch !== this.epoch).map(([epoch]) => epoch);
-      const given = await giveUp(client, this.groupId, expired, true);
+      const given = await giveUp(client, this.groupId, expired);
       const alive = members.map(([epoch]) => epoch).filter((epoch) => !given.epochs.includes(epoch));
       const owned = cursors.reduce((sum, { lanes }) => sum + lanes.length, 0);
       const all = [...free, ...given.cursors];
-      const { taken, left } = takeLanes(all, quota(this.#options.lanes, alive, this.epoch) - owned);
+      const { taken, left } = takeLanes(all, quota(this.#lanes, alive, this.epoch) - owned);
       await this.#update(client, left, [...cursors, ...taken]);
       return taken;
     });
@@ -181,7 +155,7 @@ export class Membership {
   async give(kept: readonly StoredCursor[], released: readonly StoredCursor[]): Promise<void> {
     await this.#move(async (client, free) => {
       await this.#update(client, [...free, ...released], kept);
-      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, this.#options.name]);
+      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, this.name]);
     });
   }
 
@@ -199,7 +173,7 @@ export class Membership {
          WHERE id = $1`,
         [this.groupId, JSON.stringify([...free, ...released])],
       );
-      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, this.#options.name]);
+      await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, this.name]);
     });
   }
 
@@ -235,12 +209,11 @@ export class Membership {
   }
 }
 
-/** Removes members, except those whose row is in use. Their cursors are anyone's then. */
+/** Removes members, except those whose row is in use, and those whose lease holds. Their cursors are anyone's then. */
 async function giveUp(
   client: PoolClient,
   groupId: string,
   epochs: readonly number[],
-  unclean: boolean,
 ): Promise<{ epochs: number[]; cursors: StoredCursor[] }> {
   if (epochs.length === 0) return { epochs: [], cursors: [] };
   // A member that was frozen in the middle of a transaction holds its row: its lanes are taken when the server has ended that.
@@ -250,21 +223,14 @@ async function giveUp(
      WHERE group_id = $1 AND epoch IN (
        SELECT epoch
        FROM public.signal_group_members
-       WHERE group_id = $1 AND epoch = ANY ($2) AND ($3 OR lease_until < clock_timestamp())
+       WHERE group_id = $1 AND epoch = ANY ($2) AND lease_until < clock_timestamp()
        FOR UPDATE SKIP LOCKED
      )
      RETURNING epoch::int, cursors`,
-    [groupId, epochs, !unclean],
+    [groupId, epochs],
   );
-  const cursors = removed.flatMap(([, each]) => each);
-  const given = unclean ? cursors.map((cursor) => ({ ...cursor, unclean: true as const })) : cursors;
-  if (!unclean && given.length > 0) {
-    await client.query('UPDATE public.signal_groups SET free = free || $2 WHERE id = $1', [
-      groupId,
-      JSON.stringify(given),
-    ]);
-  }
-  return { epochs: removed.map(([epoch]) => epoch), cursors: given };
+  const cursors = removed.flatMap(([, each]) => each).map((cursor) => ({ ...cursor, unclean: true as const }));
+  return { epochs: removed.map(([epoch]) => epoch), cursors };
 }
 
 /**
@@ -292,13 +258,7 @@ export async function inTransaction<T>(
   return outcome.value as T;
 }
 
-async function rows<Row extends unknown[]>(client: PoolClient, text: string, values: unknown[]): Promise<Row[]> {
+/** The rows of a query, each an array of its columns. */
+export async function rows<Row extends unknown[]>(client: PoolClient, text: string, values: unknown[]): Promise<Row[]> {
   return (await client.query<Row>({ text, values, rowMode: 'array' })).rows;
-}
-
-function requireSame(name: string, what: string, its: unknown, ours: unknown): void {
-  if (its === ours) return;
-  throw new GroupMismatchError(
-    `the group ${name} ${what} ${its}, and this member expects ${ours}: they are fixed when a group is made`,
-  );
 }

@@ -26,6 +26,8 @@ export interface ListeningConnection {
   readonly mode: 'listening';
   /** Durable, and taken after LISTEN: whatever it does not cover is notified. */
   readonly snapshot: Snapshot;
+  /** The server's process behind it. */
+  readonly backend: number;
   /** Aborted when this connection is over. */
   readonly ended: AbortSignal;
   /** Proves the connection once more. It ends where that fails. */
@@ -149,7 +151,7 @@ export class Connector {
     signal.addEventListener('abort', stop);
     if (signal.aborted) stop(); // while the connection was opened
     try {
-      const { prover, startedAt } = await Promise.race([this.#open(client), lost.promise]);
+      const { prover, startedAt, backend } = await Promise.race([this.#open(client), lost.promise]);
       opened = true;
       onOpened();
       this.#polling?.abort();
@@ -161,7 +163,7 @@ export class Connector {
           lose(error);
           throw error;
         });
-      this.#options.follow({ mode: 'listening', snapshot, ended: over.signal, prove });
+      this.#options.follow({ mode: 'listening', snapshot, backend, ended: over.signal, prove });
       logger.info('Starting listener', { channels: [...this.#handlers.keys()].join(',') });
       await Promise.race([this.#keepProving(prove, over.signal), lost.promise]);
       this.#client = undefined;
@@ -180,7 +182,7 @@ export class Connector {
   }
 
   /** LISTEN on every channel and the first proof: LISTEN alone succeeds where nothing will ever come. */
-  async #open(client: PoolClient): Promise<{ prover: Prover; startedAt: string }> {
+  async #open(client: PoolClient): Promise<{ prover: Prover; startedAt: string; backend: number }> {
     const { query, onMarker, proofTimeoutMs: timeoutMs } = this.#options;
     const [row] = await queryOn<[boolean, number, string]>(
       client,
@@ -214,7 +216,7 @@ export class Connector {
     });
     try {
       await prover.prove();
-      return { prover, startedAt };
+      return { prover, startedAt, backend };
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;
       // No marker, but does the connection answer? Then something between us and the server swallows notifications.

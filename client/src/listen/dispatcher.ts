@@ -32,20 +32,10 @@ export class Dispatcher<T extends { readonly id: number }> {
    * `concurrency` items are being worked on.
    */
   deliver(item: T): Promise<void> | undefined {
-    let waiting: Promise<unknown>[] | undefined;
-    for (const callback of this.#callbacks) {
-      try {
-        const result = callback(item);
-        if (!isThenable(result)) continue;
-        waiting ??= [];
-        waiting.push(Promise.resolve(result).catch((error) => this.#failed(item, error)));
-      } catch (error) {
-        this.#failed(item, error);
-      }
-    }
+    const waiting = callAll(this.#callbacks, item, (error) => this.#failed(item, error));
     if (!waiting) return undefined;
     this.#working++;
-    Promise.all(waiting).then(() => {
+    waiting.then(() => {
       this.#working--;
       this.#released.resolve();
       this.#released = Promise.withResolvers();
@@ -68,6 +58,26 @@ export class Dispatcher<T extends { readonly id: number }> {
   }
 }
 
-function isThenable(value: unknown): value is PromiseLike<unknown> {
+/** Calls each callback with an item. Resolves when all are done; undefined where none returned a promise. Never rejects. */
+export function callAll<T>(
+  callbacks: readonly Callback<T>[],
+  item: T,
+  onFailure: (error: unknown) => void,
+): Promise<unknown> | undefined {
+  let waiting: Promise<unknown>[] | undefined;
+  for (const callback of callbacks) {
+    try {
+      const result = callback(item);
+      if (!isThenable(result)) continue;
+      waiting ??= [];
+      waiting.push(Promise.resolve(result).catch(onFailure));
+    } catch (error) {
+      onFailure(error);
+    }
+  }
+  return waiting && Promise.all(waiting);
+}
+
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as PromiseLike<unknown>).then === 'function';
 }

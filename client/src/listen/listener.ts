@@ -195,6 +195,11 @@ export class Listener {
     await Promise.all(this.#feeds.map((feed) => feed.idle()));
   }
 
+  /** The server's process behind the connection that listens. */
+  get backend(): number | undefined {
+    return this.#connection?.mode === 'listening' ? this.#connection.backend : undefined;
+  }
+
   /** Asks for a proof now, where notifications come. */
   prove(): void {
     if (this.#connection?.mode === 'listening') this.#connection.prove().catch(() => {}); // a failed one ends the connection

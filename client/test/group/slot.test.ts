@@ -1,0 +1,111 @@
+/** Broadcast replicas that remember where they stood. */
+import { createPool } from '@pg-signals/db';
+import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
+import pg from 'pg';
+import { afterEach, beforeEach, expect, onTestFailed, test } from 'vitest';
+import { Slot, type SlotOptions } from '../../src/index.ts';
+
+let database: TestDatabase;
+let client: pg.Client;
+const stops: (() => Promise<void>)[] = [];
+
+beforeEach(async () => {
+  database = await createTestDatabase();
+  client = new pg.Client(database.url);
+  await client.connect();
+});
+
+afterEach(async () => {
+  await Promise.all(stops.splice(0).map((stop) => stop()));
+  await client.end();
+  await database.drop();
+});
+
+function start(options: SlotOptions = {}) {
+  const pool = createPool({ connectionString: database.url, application_name: 'replica', max: 4 });
+  let log = '';
+  const write = (message: string, fields?: object) => {
+    log += `${message} ${JSON.stringify(fields ?? {})}\n`;
+  };
+  onTestFailed(() => void process.stdout.write(log));
+  const ids: number[] = [];
+  const logger = { info: write, warn: write, error: write };
+  const slot = new Slot(pool, { logger, leaseMs: 2_000, checkpointMs: 100, ...options }, ({ id }) => {
+    ids.push(id);
+  });
+  const stop = new AbortController();
+  const done = slot.start(stop.signal).finally(() => pool.end());
+  const replica = {
+    slot,
+    ids,
+    pool,
+    get log() {
+      return log;
+    },
+    listening: () => expect.poll(() => slot.proofAgeMs, { timeout: 10_000 }).toBeDefined(),
+    received: (count: number) => expect.poll(() => ids.length, { timeout: 10_000 }).toBe(count),
+    stop: () => {
+      stop.abort();
+      return done;
+    },
+  };
+  stops.push(replica.stop);
+  return replica;
+}
+
+const insert = (count: number) =>
+  client.query(
+    `INSERT INTO signals (signal_name, signal_value) SELECT 'test', n FROM generate_series(1, $1::int) AS n`,
+    [count],
+  );
+const upTo = (count: number, from = 1) => Array.from({ length: count }, (_, at) => from + at);
+
+test('each replica has a slot of its own, and receives everything', async () => {
+  const replicas = [start(), start(), start()];
+  await Promise.all(replicas.map((each) => each.listening()));
+  expect(replicas.map(({ slot }) => slot.name).sort()).toEqual(['consumer-1', 'consumer-2', 'consumer-3']);
+  await insert(100);
+  for (const each of replicas) {
+    await each.received(100);
+    expect(each.ids).toEqual(upTo(100));
+  }
+});
+
+test('a replica goes on where the one before it stopped: nothing twice, nothing missing', async () => {
+  const first = start();
+  await first.listening();
+  await insert(100);
+  await first.received(100);
+  await first.stop();
+  await insert(50);
+  const second = start();
+  await second.received(50);
+  expect(second.slot.name).toBe('consumer-1');
+  expect(second.ids).toEqual(upTo(50, 101));
+});
+
+test('a replica whose slot another one has taken goes on in a new slot, from where it stood', async () => {
+  const first = start();
+  await first.listening();
+  await insert(10);
+  await first.received(10);
+  await client.query("UPDATE signal_group_members SET lease_until = 'epoch', backend = -1");
+  const second = start();
+  await second.listening();
+  await insert(10);
+  await first.received(20);
+  expect([first.slot.name, second.slot.name]).toEqual(['consumer-2', 'consumer-1']);
+  expect(first.ids).toEqual(upTo(20));
+  expect(second.ids.slice(-10)).toEqual(upTo(10, 11));
+});
+
+test('a slot that nobody holds expires, and its replica says what is given up', async () => {
+  const first = start();
+  await first.listening();
+  await first.stop();
+  await insert(7);
+  await client.query("UPDATE signal_groups SET left_at = now() - interval '2 h'");
+  const second = start();
+  await second.listening();
+  await expect.poll(() => second.log).toMatch(/A slot has expired.*"slot":"consumer-1".*"signals":7/);
+});
