@@ -91,7 +91,8 @@ export class Checkpoints {
   /** The lease and the cursors in one statement. @throws {LostMembershipError} */
   async store(): Promise<void> {
     const { membership, flush, position, prove } = this.#options;
-    const proved = this.#unstored > 0 ? prove() : undefined;
+    const mayWait = this.#unstored > 0 && !this.isFull && !this.isLeaseOver;
+    const proved = mayWait ? prove() : undefined;
     if (proved) await Promise.race([proved, this.#full.promise, sleep(PROOF_WAIT_MS, undefined, { ref: false })]);
     await this.write(async () => {
       const count = this.#unstored;

@@ -18,6 +18,7 @@ const SETTINGS = Object.entries({
   enable_seqscan: 'off',
   enable_bitmapscan: 'off',
   enable_sort: 'off',
+  max_parallel_workers_per_gather: '0',
   jit: 'off',
 });
 const SET = `SELECT ${SETTINGS.map(([name, value]) => `set_config('${name}', '${value}', true)`).join(', ')};`;
