@@ -31,7 +31,7 @@ CREATE TABLE signal_group_members (
   name        text NOT NULL,
   -- Past this, the others may take its lanes.
   lease_until timestamptz NOT NULL,
-  -- Counts its checkpoints: fewer than it remembers, and this server has lost some.
+  -- Counts its checkpoints, and the moves of its lanes: fewer than it remembers, and this server has lost some.
   stored      bigint NOT NULL DEFAULT 0,
   cursors     jsonb NOT NULL,
   in_flight   integer NOT NULL DEFAULT 0,

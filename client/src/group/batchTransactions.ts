@@ -1,10 +1,11 @@
 /** The transactions of `handleBatch`: what the handler writes and what is stored of the rows commit together. */
-import { NoAnswerError } from '@pg-signals/db';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { backoff, NoAnswerError, NotConnectedError, QueryTimeoutError } from '@pg-signals/db';
 import type { Pool, PoolClient } from 'pg';
 import type { BatchHandler, Outcome } from './batchHandling.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { toError, type Work } from './handling.ts';
-import { inTransaction, LostMembershipError, type Membership } from './membership.ts';
+import { inTransaction, LostMembershipError, type Membership, NotCommittedError } from './membership.ts';
 
 export interface BatchTransactionsOptions<Row> {
   pool: Pool;
@@ -26,7 +27,7 @@ export class BatchTransactions<Row> {
   /** Rows that run for the first time: the checkpoint says that they are handled. */
   commit(works: readonly Work<Row>[]): Promise<Outcome> {
     const rows = new Set(works.map(({ id }) => id));
-    return this.#run(works, (client) => this.#options.checkpoints.storeWith(client, rows));
+    return this.#run(works, (client, commit) => this.#options.checkpoints.storeWith(client, rows, commit));
   }
 
   /** A row that runs again: it is kept for no other run. */
@@ -41,27 +42,41 @@ export class BatchTransactions<Row> {
         [groupId, work.id, epoch],
       );
       if (rowCount === 0) throw new LostMembershipError('the row is run by another member now');
-      await client.query('COMMIT');
     });
   }
 
-  async #run(works: readonly Work<Row>[], finish: (client: PoolClient) => Promise<void>): Promise<Outcome> {
-    const { pool, timeoutMs, handleBatch, onLost } = this.#options;
-    try {
-      await inTransaction(pool, timeoutMs, async (client) => {
-        // A process that is frozen here holds locks that others wait for: the server ends its transaction.
-        await client.query(`SET LOCAL idle_in_transaction_session_timeout = ${timeoutMs}`);
-        await handleBatch(
-          works.map(({ row }) => row),
-          client,
-        );
-        await finish(client);
-      });
-      return undefined;
-    } catch (error) {
-      if (!(error instanceof LostMembershipError || error instanceof NoAnswerError)) return toError(error);
-      onLost(error);
-      return 'lost';
+  /** A connection that is lost before the COMMIT is no failure of the handler: once more, as long as the rows are this member's. */
+  async #run(works: readonly Work<Row>[], finish: Finish): Promise<Outcome> {
+    const { checkpoints, onLost } = this.#options;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#transaction(works, finish);
+        return undefined;
+      } catch (error) {
+        if (error instanceof LostMembershipError || error instanceof NoAnswerError) {
+          onLost(error);
+          return 'lost';
+        }
+        if (!isConnectionLost(error)) return toError(error);
+      }
+      await sleep(backoff(attempt));
+      if (checkpoints.isOver) return 'lost';
     }
   }
+
+  #transaction(works: readonly Work<Row>[], finish: Finish): Promise<void> {
+    const { pool, timeoutMs, handleBatch } = this.#options;
+    return inTransaction(pool, timeoutMs, async (client, commit) => {
+      const rows = works.map(({ row }) => row);
+      await handleBatch(rows, client);
+      await finish(client, commit);
+    });
+  }
 }
+
+type Finish = (client: PoolClient, commit: () => Promise<void>) => Promise<void>;
+
+/** Without a timeout: that counts as the handler's. */
+const isConnectionLost = (error: unknown): boolean =>
+  error instanceof NotConnectedError ||
+  (error instanceof NotCommittedError && !(error.cause instanceof QueryTimeoutError));

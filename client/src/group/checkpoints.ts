@@ -1,7 +1,7 @@
 /** Stores a member's cursors, often enough, and knows until when its lease holds. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PoolClient } from 'pg';
-import type { Membership } from './membership.ts';
+import { LostMembershipError, type Membership } from './membership.ts';
 import type { StoredCursor } from './storedCursor.ts';
 
 /** Rows are handled beyond the last checkpoint up to so many times `rows`: then the handler waits for the next one. */
@@ -45,6 +45,10 @@ export class Checkpoints {
     this.#options = options;
     this.#leaseUntil = options.joinedAt + options.leaseMs;
     this.#storeAt = options.joinedAt + options.leaseMs / RENEWALS;
+  }
+
+  get isOver(): boolean {
+    return this.#isOver;
   }
 
   /** When the next one is to be stored, by `performance.now()`. */
@@ -105,13 +109,12 @@ export class Checkpoints {
   }
 
   /** Stores within a transaction that these rows are handled, and commits it. */
-  async storeWith(client: PoolClient, rows: ReadonlySet<number>): Promise<void> {
+  async storeWith(client: PoolClient, rows: ReadonlySet<number>, commit: () => Promise<void>): Promise<void> {
     await this.write(async () => {
       const count = this.#unstored;
       const { cursors } = this.#options.position(rows);
       const sentAt = performance.now();
-      await this.#options.membership.storeWith(client, cursors);
-      await client.query('COMMIT');
+      await this.#options.membership.storeWith(client, cursors, commit);
       this.#onStored(count, sentAt);
     });
   }
@@ -125,9 +128,16 @@ export class Checkpoints {
     this.#release();
   }
 
-  /** One write of the member's row at a time. */
+  /**
+   * One write of the member's row at a time.
+   *
+   * @throws {LostMembershipError} where the membership has ended: cursors that are gone would be stored as no lanes at all.
+   */
   write<T>(work: () => Promise<T>): Promise<T> {
-    const written = this.#writing.then(work);
+    const written = this.#writing.then(() => {
+      if (this.#isOver) throw new LostMembershipError('the membership has ended');
+      return work();
+    });
     this.#writing = written.catch(() => {});
     return written;
   }

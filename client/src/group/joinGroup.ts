@@ -1,6 +1,6 @@
 /** How a process becomes a member of a group. */
 import type { PoolClient } from 'pg';
-import { STARTED_AT } from '../listen/snapshot.ts';
+import { STARTED_AT, TIMELINE } from '../listen/snapshot.ts';
 import { GROUPS_CHANNEL, inTransaction, Membership, type MembershipOptions, rows } from './membership.ts';
 
 /** The group was made with other options than this member has. */
@@ -31,23 +31,23 @@ export function joinGroup(
   const { name, feed, lanes, order } = identity;
   return inTransaction(options.pool, options.timeoutMs, async (client) => {
     await make(client, identity);
-    const [group] = await rows<[string, string, number, string | null, boolean, number, string]>(
+    const [group] = await rows<[string, string, number, string | null, boolean, number, string, number]>(
       client,
       `UPDATE public.signal_groups
        SET epoch = epoch + 1, left_at = NULL
        WHERE name = $1
-       RETURNING id::text, feed, lanes, order_key, is_slot, epoch::int, ${STARTED_AT}`,
+       RETURNING id::text, feed, lanes, order_key, is_slot, epoch::int, ${STARTED_AT}, ${TIMELINE}`,
       [name],
     );
-    const [id, itsFeed, itsLanes, itsOrder, isSlot, epoch, startedAt] = group!;
+    const [id, itsFeed, itsLanes, itsOrder, isSlot, epoch, startedAt, timeline] = group!;
     if (isSlot) throw new GroupMismatchError(`${name} is a slot: choose another name for the group`);
     requireSame(name, 'reads the table', itsFeed, feed);
     requireSame(name, 'has lanes', itsLanes, lanes);
     requireSame(name, 'is ordered by', itsOrder ?? 'nothing', order ?? 'nothing');
-    if (replaced?.groupId === id) await replace(client, id, replaced.epoch);
+    if (replaced?.groupId === id) await replace(client, id, replaced.epoch, replaced.member);
     await enter(client, id, epoch, options);
     await client.query('SELECT pg_notify($1, $2)', [GROUPS_CHANNEL, name]);
-    return new Membership(options, { id, name, lanes, epoch, startedAt });
+    return new Membership(options, { id, name, lanes, epoch, startedAt, timeline });
   });
 }
 
@@ -67,14 +67,18 @@ async function make(client: PoolClient, { name, feed, lanes, order, from }: Grou
   );
 }
 
-/** Takes a member out whose process is known to be gone, or to be this one. */
-export async function replace(client: PoolClient, groupId: string, epoch: number): Promise<void> {
+/**
+ * Takes a member out whose process is known to be gone, or to be this one.
+ *
+ * @param name tells it from another that has the same number since a failover.
+ */
+export async function replace(client: PoolClient, groupId: string, epoch: number, name: string): Promise<void> {
   await client.query(
     `WITH gone AS (
-       DELETE FROM public.signal_group_members WHERE group_id = $1 AND epoch = $2 RETURNING cursors
+       DELETE FROM public.signal_group_members WHERE group_id = $1 AND epoch = $2 AND name = $3 RETURNING cursors
      )
      UPDATE public.signal_groups SET free = free || cursors FROM gone WHERE id = $1`,
-    [groupId, epoch],
+    [groupId, epoch, name],
   );
 }
 

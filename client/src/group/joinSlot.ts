@@ -2,7 +2,7 @@
 import type { Query } from '@pg-signals/db';
 import type { PoolClient } from 'pg';
 import { tableSql } from '../listen/feedTable.ts';
-import { STARTED_AT } from '../listen/snapshot.ts';
+import { STARTED_AT, TIMELINE } from '../listen/snapshot.ts';
 import { enter, replace } from './joinGroup.ts';
 import { inTransaction, Membership, type MembershipOptions, rows } from './membership.ts';
 import type { StoredCursor } from './storedCursor.ts';
@@ -38,9 +38,9 @@ export function joinSlot(
   const { prefix } = identity;
   return inTransaction(options.pool, options.timeoutMs, async (client) => {
     await client.query(`SELECT pg_advisory_xact_lock(hashtext('pg_signals_slots'), hashtext($1))`, [prefix]);
-    const slots = await rows<[id: string, name: string, epoch: number | null, isHeld: boolean]>(
+    const slots = await rows<[id: string, name: string, member: string | null, epoch: number | null, isHeld: boolean]>(
       client,
-      `SELECT slot.id::text, slot.name, member.epoch::int,
+      `SELECT slot.id::text, slot.name, member.name, member.epoch::int,
          member.epoch IS NOT NULL AND member.lease_until >= clock_timestamp()
            AND (member.backend IS NULL OR member.backend IN (SELECT pid FROM pg_stat_activity))
        FROM public.signal_groups AS slot
@@ -51,9 +51,9 @@ export function joinSlot(
       [prefix, identity.feed],
     );
     const own =
-      past && slots.find(([id, , epoch]) => id === past.membership.groupId && epoch === past.membership.epoch);
+      past && slots.find(([id, , member]) => id === past.membership.groupId && member === past.membership.member);
     const stoodAt = past?.cursors ?? [];
-    const free = stoodAt.length > 0 ? undefined : slots.find(([, , , isHeld]) => !isHeld);
+    const free = stoodAt.length > 0 ? undefined : slots.find(([, , , , isHeld]) => !isHeld);
     const found = own ?? free;
     const [id, name] =
       found ??
@@ -63,16 +63,19 @@ export function joinSlot(
         slots.map(([, each]) => each),
         stoodAt,
       ));
-    const epochBefore = found?.[2];
-    if (typeof epochBefore === 'number') await replace(client, id, epochBefore);
-    const [row] = await rows<[epoch: number, startedAt: string]>(
+    const [, , memberBefore, epochBefore] = found ?? [];
+    if (memberBefore && epochBefore) await replace(client, id, epochBefore, memberBefore);
+    const [row] = await rows<[epoch: number, startedAt: string, timeline: number]>(
       client,
-      `UPDATE public.signal_groups SET epoch = epoch + 1, left_at = NULL WHERE id = $1 RETURNING epoch::int, ${STARTED_AT}`,
+      `UPDATE public.signal_groups
+       SET epoch = epoch + 1, left_at = NULL
+       WHERE id = $1
+       RETURNING epoch::int, ${STARTED_AT}, ${TIMELINE}`,
       [id],
     );
-    const [epoch, startedAt] = row!;
+    const [epoch, startedAt, timeline] = row!;
     await enter(client, id, epoch, options);
-    return new Membership(options, { id, name, lanes: 1, epoch, startedAt });
+    return new Membership(options, { id, name, lanes: 1, epoch, startedAt, timeline });
   });
 }
 

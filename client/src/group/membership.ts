@@ -1,7 +1,7 @@
 /** A member's place in its group, as the database has it: joined, renewed with each checkpoint, given up. */
-import { type Query, withConnection } from '@pg-signals/db';
+import { NoAnswerError, type Query, withConnection } from '@pg-signals/db';
 import type { Pool, PoolClient } from 'pg';
-import { STARTED_AT } from '../listen/snapshot.ts';
+import { STARTED_AT, TIMELINE } from '../listen/snapshot.ts';
 import { quota, takeLanes } from './assignment.ts';
 import type { StoredCursor } from './storedCursor.ts';
 
@@ -11,6 +11,11 @@ export const GROUPS_CHANNEL = 'signals_groups';
 /** The member was given up: its lease ended, or the group was reset. What it does changes nothing any more. */
 export class LostMembershipError extends Error {
   override name = 'LostMembershipError';
+}
+
+/** The connection was lost before the COMMIT was sent: nothing was done. */
+export class NotCommittedError extends Error {
+  override name = 'NotCommittedError';
 }
 
 export interface MembershipOptions {
@@ -31,6 +36,7 @@ export interface JoinedGroup {
   readonly lanes: number;
   readonly epoch: number;
   readonly startedAt: string;
+  readonly timeline: number;
 }
 
 /** What a look at the group has shown. */
@@ -47,21 +53,29 @@ export class Membership {
   readonly epoch: number;
   /** `STARTED_AT` of the server on which the membership was seen last. */
   startedAt: string;
+  /** The server's, as it was when it was joined: what was delivered on it may be lost on the next one. */
+  readonly timeline: number;
   readonly #options: MembershipOptions;
-  /** The count of checkpoints that the database has confirmed, and that of the last one sent. */
+  /** The count of writes of the member's row that the database has confirmed, and that of the last one sent. */
   #confirmed = 0;
   #sent = 0;
 
   readonly #lanes: number;
   #storedBackend: number | undefined;
 
-  constructor(options: MembershipOptions, { id, name, lanes, epoch, startedAt }: JoinedGroup) {
+  constructor(options: MembershipOptions, { id, name, lanes, epoch, startedAt, timeline }: JoinedGroup) {
     this.#options = options;
     this.groupId = id;
     this.name = name;
     this.epoch = epoch;
     this.startedAt = startedAt;
+    this.timeline = timeline;
     this.#lanes = lanes;
+  }
+
+  /** How the member is called: no other membership has this name. */
+  get member(): string {
+    return this.#options.member;
   }
 
   /** True where the database knows the listening connection. */
@@ -94,26 +108,29 @@ export class Membership {
    * @throws {LostMembershipError}
    */
   async store(cursors: readonly StoredCursor[], inFlight: number): Promise<void> {
-    await this.#store((sql, values) => this.#options.query<[string]>(sql, values), cursors, inFlight);
+    const confirm = await this.#store((sql, values) => this.#options.query<[string]>(sql, values), cursors, inFlight);
+    confirm();
   }
 
-  /** The same within a transaction: both commit, or neither. */
-  async storeWith(client: PoolClient, cursors: readonly StoredCursor[]): Promise<void> {
-    await this.#store((sql, values) => rows<[string]>(client, sql, values), cursors, 0);
+  /** The same within a transaction, which it commits: both are done, or neither. */
+  async storeWith(client: PoolClient, cursors: readonly StoredCursor[], commit: () => Promise<void>): Promise<void> {
+    const confirm = await this.#store((sql, values) => rows<[string]>(client, sql, values), cursors, 0);
+    await commit();
+    confirm();
   }
 
   async #store(
     run: (sql: string, values: unknown[]) => Promise<[string][]>,
     cursors: readonly StoredCursor[],
     inFlight: number,
-  ): Promise<void> {
+  ): Promise<() => void> {
     const count = ++this.#sent;
     const backend = this.#options.backend();
-    // A checkpoint whose answer was lost may have been stored or not.
+    // A checkpoint whose answer was lost may have been stored or not. On another timeline the cursors mean nothing.
     const stored = await run(
       `UPDATE public.signal_group_members
        SET cursors = $5, stored = $4, in_flight = $7, backend = $8, lease_until = clock_timestamp() + $6 * interval '1 ms'
-       WHERE group_id = $1 AND epoch = $2 AND stored >= $3 AND stored < $4
+       WHERE group_id = $1 AND epoch = $2 AND stored >= $3 AND stored < $4 AND ${TIMELINE} = $9
        RETURNING ${STARTED_AT}`,
       [
         this.groupId,
@@ -124,12 +141,15 @@ export class Membership {
         this.#options.leaseMs,
         inFlight,
         backend ?? null,
+        this.timeline,
       ],
     );
     if (stored.length === 0) throw this.#lost();
-    this.#confirmed = count;
-    this.#storedBackend = backend;
-    this.startedAt = stored[0]![0];
+    return () => {
+      this.#confirmed = count;
+      this.#storedBackend = backend;
+      this.startedAt = stored[0]![0];
+    };
   }
 
   /** Takes free lanes, and those of members that were given up, up to this member's share. */
@@ -180,32 +200,35 @@ export class Membership {
   /** A transaction that holds the group's row: whoever moves lanes does so. */
   async #move<T>(work: (client: PoolClient, free: Jsonb, cursors: Jsonb) => Promise<T>): Promise<T> {
     const { pool, timeoutMs } = this.#options;
-    return inTransaction(pool, timeoutMs, async (client) => {
+    const moved = await inTransaction(pool, timeoutMs, async (client) => {
       const [group] = await rows<[Jsonb]>(client, 'SELECT free FROM public.signal_groups WHERE id = $1 FOR UPDATE', [
         this.groupId,
       ]);
       const [mine] = await rows<[Jsonb]>(
         client,
-        `SELECT cursors FROM public.signal_group_members WHERE group_id = $1 AND epoch = $2 AND stored >= $3 FOR UPDATE`,
-        [this.groupId, this.epoch, this.#confirmed],
+        `SELECT cursors FROM public.signal_group_members WHERE group_id = $1 AND epoch = $2 AND stored >= $3 AND ${TIMELINE} = $4 FOR UPDATE`,
+        [this.groupId, this.epoch, this.#confirmed, this.timeline],
       );
       if (!group || !mine) throw this.#lost();
       return work(client, group[0], mine[0]);
     });
+    this.#confirmed = this.#sent;
+    return moved;
   }
 
+  /** Counts as a checkpoint does: one that is late must not undo it, and a server that lacks it must be told from one that has it. */
   async #update(client: PoolClient, free: readonly StoredCursor[], cursors: readonly StoredCursor[]): Promise<void> {
     await client.query('UPDATE public.signal_groups SET free = $2 WHERE id = $1', [this.groupId, JSON.stringify(free)]);
     await client.query(
       `UPDATE public.signal_group_members
-       SET cursors = $3, lease_until = clock_timestamp() + $4 * interval '1 ms'
+       SET cursors = $3, stored = $5, lease_until = clock_timestamp() + $4 * interval '1 ms'
        WHERE group_id = $1 AND epoch = $2`,
-      [this.groupId, this.epoch, JSON.stringify(cursors), this.#options.leaseMs],
+      [this.groupId, this.epoch, JSON.stringify(cursors), this.#options.leaseMs, ++this.#sent],
     );
   }
 
   #lost(): LostMembershipError {
-    return new LostMembershipError('the lease had ended, or the group was reset');
+    return new LostMembershipError('the lease had ended, the group was reset, or another server has taken over');
   }
 }
 
@@ -234,25 +257,38 @@ async function giveUp(
 }
 
 /**
- * Runs `work` in a transaction, which is rolled back where it throws.
+ * Runs `work` in a transaction, which is rolled back where it throws. It ends with `commit`, or after `work`.
  *
- * @throws what `work` throws; where the connection was lost, even at the COMMIT, a `NoAnswerError`.
+ * @throws what `work` throws; a `NoAnswerError` where the connection was lost at the COMMIT, and a `NotCommittedError` where it
+ *   was lost before that.
  */
 export async function inTransaction<T>(
   pool: Pool,
   timeoutMs: number,
-  work: (client: PoolClient) => Promise<T>,
+  work: (client: PoolClient, commit: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
-  const outcome = await withConnection(pool, timeoutMs, async (client) => {
-    await client.query('BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE');
-    try {
-      const value = await work(client);
+  let isCommitting = false;
+  const transaction = async (client: PoolClient) => {
+    // A process that is frozen here holds locks that others wait for: the server ends its transaction.
+    await client.query(`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+      SET LOCAL idle_in_transaction_session_timeout = ${timeoutMs}`);
+    const commit = async () => {
+      if (isCommitting) return;
+      isCommitting = true;
       await client.query('COMMIT');
+    };
+    try {
+      const value = await work(client, commit);
+      await commit();
       return { value };
     } catch (error) {
       await client.query('ROLLBACK'); // rejects where the connection is lost
       return { error };
     }
+  };
+  const outcome = await withConnection(pool, timeoutMs, transaction).catch((error) => {
+    if (isCommitting || !(error instanceof NoAnswerError)) throw error;
+    throw new NotCommittedError(error.message, { cause: error });
   });
   if ('error' in outcome) throw outcome.error;
   return outcome.value as T;

@@ -91,12 +91,15 @@ export class Snapshot {
   }
 }
 
+/** A primary's timeline, as a column. */
+export const TIMELINE = `('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int`;
+
 const COLUMNS = `
   pg_current_snapshot()::text,
   (pg_control_system()).system_identifier::text,
   CASE WHEN pg_is_in_recovery()
     THEN greatest((pg_control_checkpoint()).timeline_id, (pg_control_recovery()).min_recovery_end_timeline)
-    ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
+    ELSE ${TIMELINE}
   END,
   ${STARTED_AT},
   pg_is_in_recovery(),
