@@ -1,6 +1,6 @@
 /** One membership of a group, from joining to leaving or losing it: its lanes, their rows, its checkpoints. */
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
-import { backoff, type Query } from '@pg-signals/db';
+import { backoff, NoAnswerError, type Query } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import { readRows } from '../listen/committedRows.ts';
 import type { FeedRow } from '../listen/feedTable.ts';
@@ -11,6 +11,7 @@ import { type BatchHandler, BatchHandling } from './batchHandling.ts';
 import { BatchTransactions } from './batchTransactions.ts';
 import { Checkpoints, unstoredMax } from './checkpoints.ts';
 import { EachHandling, type Handler, type Handling, toError, type Work } from './handling.ts';
+import type { UnfinishedRow } from './laneCursor.ts';
 import { LaneReading } from './laneReading.ts';
 import { Lanes } from './lanes.ts';
 import { LostMembershipError, type Membership } from './membership.ts';
@@ -20,6 +21,8 @@ import type { StoredCursor } from './storedCursor.ts';
 
 /** After a look at the group that failed. */
 const LOOK_AGAIN_MS = 1_000;
+/** Between two looks: anyone may notify, as often as they like. */
+const LOOK_PAUSE_MS = 50;
 
 export type AnyHandler<Row> = Handler<Row> | { handleBatch: BatchHandler<Row> };
 
@@ -52,9 +55,12 @@ export class Member<Row extends FeedRow> {
   #isOver = false;
   readonly #lost = Promise.withResolvers<never>();
   #wake = () => {};
-  #isLookDue = true;
-  #lookAt = Number.POSITIVE_INFINITY;
-  #isGiving = false;
+  /** When the group was looked at last, and is to be looked at next. */
+  #lookedAt = Number.NEGATIVE_INFINITY;
+  #lookAt = 0;
+  #giving: Promise<void> | undefined;
+  /** A row that `reading` has let through, and that is not begun before the lease is renewed. */
+  #late: UnfinishedRow | undefined;
   #progress = Promise.withResolvers<void>();
   /** A checkpoint is due: the event loop gets a turn. */
   #isTurnOver = false;
@@ -130,7 +136,7 @@ export class Member<Row extends FeedRow> {
         if (signal.aborted) break;
         const woken = Promise.withResolvers<void>();
         this.#wake = woken.resolve;
-        const inMs = this.#isLookDue ? 0 : Math.min(this.#checkpoints.storeAt, this.#lookAt) - performance.now();
+        const inMs = Math.min(this.#checkpoints.storeAt, this.#lookAt) - performance.now();
         const timer = setTimeout(woken.resolve, Math.max(inMs, 0));
         await this.#orLost(woken.promise).finally(() => clearTimeout(timer));
       }
@@ -138,7 +144,6 @@ export class Member<Row extends FeedRow> {
     } finally {
       signal.removeEventListener('abort', stop);
       this.lose(new Error('over'));
-      this.#checkpoints.end();
       await this.#retries.end();
       // What runs is over at its time limit. A row must not run twice at a time in one process.
       await this.handling.idle();
@@ -150,6 +155,7 @@ export class Member<Row extends FeedRow> {
     if (this.#isOver) return;
     this.#isOver = true;
     this.stoodAt = this.#position().cursors;
+    this.#checkpoints.end(); // at once: no checkpoint may find the lanes gone
     this.reading.clear();
     this.handling.cancel();
     this.#lost.reject(reason);
@@ -157,8 +163,7 @@ export class Member<Row extends FeedRow> {
 
   /** Lanes may have come free, or rows are to be run again. */
   look(): void {
-    this.#isLookDue = true;
-    this.#retries.look();
+    this.#lookAt = Math.min(this.#lookAt, this.#lookedAt + LOOK_PAUSE_MS);
     this.#wake();
   }
 
@@ -175,7 +180,17 @@ export class Member<Row extends FeedRow> {
   /** A process that was frozen may have lost its lanes: it begins nothing before it knows. */
   async #deliverLate(row: Row): Promise<void> {
     const { arrival } = this.reading;
-    if (await this.#checkpoints.whenFree()) await this.handling.take(row, arrival);
+    const late = { id: row.id, xid: arrival.xid, lane: arrival.lane };
+    this.#late = late;
+    const isFree = await this.#checkpoints.whenFree();
+    if (this.#late !== late) return; // its lane was released
+    this.#late = undefined;
+    if (isFree) await this.handling.take(row, arrival);
+  }
+
+  /** What was delivered, and is not handled. */
+  get #unfinished(): readonly UnfinishedRow[] {
+    return this.#late ? [...this.handling.unfinished, this.#late] : this.handling.unfinished;
   }
 
   get #log() {
@@ -190,9 +205,11 @@ export class Member<Row extends FeedRow> {
   // --- lanes ------------------------------------------------------------------------------------------------------------
 
   async #step(): Promise<void> {
-    if (performance.now() >= this.#lookAt) this.#isLookDue = true;
-    if (this.#isLookDue) await this.#share();
-    if (performance.now() < this.#checkpoints.storeAt) return;
+    if (performance.now() >= this.#lookAt) await this.#share();
+    if (performance.now() >= this.#checkpoints.storeAt) await this.#store();
+  }
+
+  async #store(): Promise<void> {
     await this.#checkpoints.store().catch(async (error: Error) => {
       if (error instanceof LostMembershipError) throw error;
       const { logger, name } = this.#log;
@@ -204,52 +221,63 @@ export class Member<Row extends FeedRow> {
 
   /** Takes the lanes that are this member's share, or gives back those that are not. */
   async #share(): Promise<void> {
-    this.#isLookDue = false;
     const { membership, options } = this.#context;
-    const view = await membership.look().catch((error: Error) => {
-      if (error instanceof LostMembershipError) throw error;
-      const fields = { group: membership.name, reason: error.message, delay_ms: LOOK_AGAIN_MS };
-      options.logger.warn('The group could not be looked at, trying again', fields);
-    });
-    if (!view) {
-      this.#lookAt = performance.now() + LOOK_AGAIN_MS;
-      return;
-    }
+    this.#lookedAt = performance.now();
+    this.#lookAt = this.#lookedAt + options.leaseMs; // a notification may be lost
+    this.#retries.look();
+    const view = await membership.look().catch((error: Error) => this.#lookAgain(error));
+    if (!view) return;
     const { members, free } = view;
     const others = members.filter(({ epoch }) => epoch !== membership.epoch);
     const alive = others.filter(({ leaseMs }) => leaseMs > 0);
-    this.#lookAt = performance.now() + Math.min(...others.map(({ leaseMs }) => Math.max(leaseMs, 250) + 20));
+    const leaseMs = Math.min(...others.map(({ leaseMs }) => Math.max(leaseMs, 250) + 20));
+    this.#lookAt = Math.min(this.#lookAt, performance.now() + leaseMs);
     const share = quota(options.lanes, [membership.epoch, ...alive.map(({ epoch }) => epoch)], membership.epoch);
     const owned = this.reading.lanes.length;
-    if (owned > share) void this.#give(owned - share);
-    else if (owned < share && (free > 0 || alive.length < others.length)) {
-      await this.#onTaken(await this.#checkpoints.write(() => membership.take()));
-    }
+    if (owned > share) this.#giving ??= this.#give(owned - share);
+    else if (owned < share && (free > 0 || alive.length < others.length)) await this.#take();
   }
 
-  async #onTaken(cursors: readonly StoredCursor[]): Promise<void> {
+  #lookAgain(error: Error): undefined {
+    if (error instanceof LostMembershipError) throw error;
+    const { logger, name } = this.#log;
+    const fields = { group: name, reason: error.message, delay_ms: LOOK_AGAIN_MS };
+    logger.warn('The group could not be looked at, trying again', fields);
+    this.#lookAt = performance.now() + LOOK_AGAIN_MS;
+  }
+
+  async #take(): Promise<void> {
     const { membership, options, readAgain } = this.#context;
-    const taken = cursors.flatMap(({ lanes }) => lanes);
-    if (taken.length === 0) return;
-    await this.#retries.load(taken);
-    if (this.#isOver) return;
-    this.reading.acquire(cursors);
+    // All of it in one write: a checkpoint between the database's part and ours would be one without these lanes.
+    const taken = await this.#checkpoints.write(async () => {
+      const cursors = await membership.take().catch((error: Error) => {
+        if (error instanceof NoAnswerError) throw error; // it is unknown which lanes are ours
+        return this.#lookAgain(error);
+      });
+      const lanes = cursors?.flatMap((cursor) => cursor.lanes) ?? [];
+      if (lanes.length > 0) await this.#retries.load(lanes);
+      if (this.#isOver) return 0;
+      this.reading.acquire(cursors ?? []);
+      return lanes.length;
+    });
+    if (taken === 0) return;
     this.#retries.look();
     readAgain();
-    this.#reportLanes('Lanes taken', { taken: taken.length, epoch: membership.epoch });
+    this.#reportLanes('Lanes taken', { taken, epoch: membership.epoch });
     options.observer.lanes?.(this.reading.lanes.length);
   }
 
   async #give(count: number): Promise<void> {
-    if (this.#isGiving) return;
-    this.#isGiving = true;
     const { membership, options } = this.#context;
     try {
       await this.#release(new Set(this.reading.lanes.sort((a, b) => a - b).slice(-count)));
-      await this.#checkpoints.write(async () => {
-        const { kept, released } = this.reading.stored(this.handling.unfinished);
+      await this.#untilAnswered(async () => {
+        const { kept, released } = this.reading.stored(this.#unfinished);
         await options.flush?.();
-        await membership.give(kept, released);
+        await membership.give(kept, released).catch((error: Error) => {
+          if (error instanceof NoAnswerError) this.lose(error); // it is unknown whose they are
+          throw error;
+        });
         this.reading.forgetReleased();
       });
       this.#reportLanes('Lanes given', { given: count, epoch: membership.epoch });
@@ -257,26 +285,67 @@ export class Member<Row extends FeedRow> {
     } catch (error) {
       this.lose(toError(error));
     } finally {
-      this.#isGiving = false;
+      this.#giving = undefined;
     }
   }
 
   /** Nothing more of these lanes is begun. Resolves when what was begun is finished. */
   async #release(lanes: ReadonlySet<number>): Promise<void> {
-    this.reading.release(lanes, this.handling.drop(lanes));
+    const unbegun: UnfinishedRow[] = this.handling.drop(lanes);
+    if (this.#late && lanes.has(this.#late.lane)) {
+      unbegun.push(this.#late);
+      this.#late = undefined;
+    }
+    this.reading.release(lanes, unbegun);
     await this.handling.finished(lanes);
   }
 
   async #leave(): Promise<void> {
     const { membership, options } = this.#context;
-    await this.#release(new Set(this.reading.lanes));
-    await this.#checkpoints.write(async () => {
-      const { kept, released } = this.reading.stored(this.handling.unfinished);
+    await this.#withLease(async () => {
+      await this.#giving;
+      await this.#release(new Set(this.reading.lanes));
+    });
+    await this.#untilAnswered(async () => {
+      const { kept, released } = this.reading.stored(this.#unfinished);
       await options.flush?.();
       await membership.leave([...kept, ...released]);
     });
     this.#reportLanes('Left the group', { epoch: membership.epoch });
     options.observer.lanes?.(0);
+  }
+
+  /** Renews the lease while what was begun comes to its end. */
+  async #withLease(work: () => Promise<void>): Promise<void> {
+    const done = new AbortController();
+    const worked = work().finally(() => done.abort());
+    worked.catch(() => {}); // thrown below
+    while (!done.signal.aborted) {
+      const inMs = Math.max(this.#checkpoints.storeAt - performance.now(), 0);
+      const isDue = await sleep(inMs, true, { signal: done.signal }).catch(() => false);
+      if (isDue) await this.#store();
+    }
+    await worked;
+  }
+
+  /** Gives lanes back; once more where that failed, as long as the lease holds. */
+  async #untilAnswered(move: () => Promise<void>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#checkpoints.write(move);
+      } catch (error) {
+        if (error instanceof LostMembershipError || this.#isOver || this.#checkpoints.isLeaseOver) throw error;
+        const { logger, name } = this.#log;
+        const fields = {
+          group: name,
+          reason: (error as Error).message,
+          delay_ms: backoff(attempt),
+          attempt: attempt + 1,
+        };
+        logger.warn('Lanes were not given back, trying again', fields);
+        await sleep(fields.delay_ms);
+      }
+    }
   }
 
   #reportLanes(message: string, fields: Record<string, unknown>): void {
@@ -307,7 +376,7 @@ export class Member<Row extends FeedRow> {
   // --- rows -------------------------------------------------------------------------------------------------------------
 
   #position(besides?: ReadonlySet<number>): { cursors: StoredCursor[]; inFlight: number } {
-    const all = this.handling.unfinished;
+    const all = this.#unfinished;
     const unfinished = besides ? all.filter(({ id }) => !besides.has(id)) : all;
     const { kept, released } = this.reading.stored(unfinished);
     return { cursors: [...kept, ...released], inFlight: unfinished.length };
