@@ -35,7 +35,7 @@ export class Lanes {
   keyOf(row: FeedRow): string | undefined {
     if (this.column === undefined) return undefined;
     let value = (row as unknown as Record<string, unknown>)[this.column];
-    for (const name of this.#path) value = isObject(value) ? value[name] : undefined;
+    for (const name of this.#path) value = valueAt(value, name);
     return keyOfValue(value);
   }
 
@@ -100,4 +100,9 @@ function keyOfValue(value: unknown): string | undefined {
   return value === undefined || value === null ? undefined : JSON.stringify(value);
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+/** As `#>` has it: an element of an array by its place, from the end where that is negative. */
+function valueAt(value: unknown, name: string): unknown {
+  if (Array.isArray(value)) return /^[ \t\n\v\f\r]*[+-]?\d+$/.test(name) ? value.at(Number(name)) : undefined;
+  if (typeof value !== 'object' || value === null || !Object.hasOwn(value, name)) return undefined;
+  return (value as Record<string, unknown>)[name];
+}
