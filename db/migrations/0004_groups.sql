@@ -62,7 +62,8 @@ CREATE TABLE signal_retries (
 );
 
 CREATE INDEX signal_retries_due ON signal_retries (group_id, due_at);
-CREATE INDEX signal_retries_key ON signal_retries (group_id, key, seq) WHERE key IS NOT NULL;
+-- By the key's hash: a key may be longer than an entry of an index.
+CREATE INDEX signal_retries_key ON signal_retries (group_id, hashtextextended(key, 0), seq) WHERE key IS NOT NULL;
 
 CREATE TABLE dead_letters (
   id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

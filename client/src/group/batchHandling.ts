@@ -11,7 +11,8 @@ const BATCH_ROWS = 1_000;
 
 /**
  * Called with rows in order, in a transaction of its own connection. What it writes there and the checkpoint commit together, or
- * neither does: exactly once for whoever writes to the same database. It must not end the transaction.
+ * neither does: exactly once for whoever writes to the same database. One that ends the transaction itself, or goes on after an
+ * error of one of its queries, has failed.
  */
 export type BatchHandler<Row> = (rows: readonly Row[], tx: PoolClient) => Promise<unknown>;
 
@@ -30,6 +31,8 @@ export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
   #waiting: Work<Row>[] = [];
   #running = false;
   #deferring = 0;
+  #isReserved = false;
+  #isCancelled = false;
 
   constructor(options: BatchHandlingOptions<Row>) {
     this.#options = options;
@@ -40,6 +43,7 @@ export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
   }
 
   take(row: Row, { xid, lane, key, suspect }: Arrival): Promise<void> | undefined {
+    if (this.#isCancelled) return undefined;
     const work: Work<Row> = { row, id: row.id, xid, lane, key, attempt: 1, suspect };
     this.#unfinished.set(work.id, work);
     if (suspect) this.#defer(work, undefined);
@@ -53,10 +57,17 @@ export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
 
   /** A row that runs again has its own transaction, beside that of a batch. */
   async reserve(): Promise<Room> {
-    return { size: 1, release() {} };
+    await this.#changed.until(() => !this.#isReserved);
+    this.#isReserved = true;
+    const release = (count: number) => {
+      if (count > 0) this.#isReserved = false;
+      this.#changed.changed();
+    };
+    return { size: 1, release };
   }
 
   async again(work: Work<Row>): Promise<Error | undefined> {
+    if (this.#isCancelled) return undefined;
     this.#again.add(work);
     const outcome = await this.#options.transactions.commitAgain(work);
     this.#again.delete(work);
@@ -73,6 +84,7 @@ export class BatchHandling<Row extends FeedRow> implements Handling<Row> {
   }
 
   cancel(): void {
+    this.#isCancelled = true;
     this.#unfinished.clear();
     this.#waiting = [];
     this.#changed.changed();

@@ -110,11 +110,23 @@ export class Checkpoints {
 
   /** Stores within a transaction that these rows are handled, and commits it. */
   async storeWith(client: PoolClient, rows: ReadonlySet<number>, commit: () => Promise<void>): Promise<void> {
+    await this.#storeIn(rows, (cursors) => this.#options.membership.storeWith(client, cursors, commit));
+  }
+
+  /** Stores that these rows are handled, in one transaction with what `work` writes. */
+  async storeAlong(rows: ReadonlySet<number>, work: (client: PoolClient) => Promise<unknown>): Promise<void> {
+    await this.#storeIn(rows, async (cursors) => {
+      await this.#options.flush?.();
+      await this.#options.membership.storeAlong(cursors, work);
+    });
+  }
+
+  async #storeIn(rows: ReadonlySet<number>, store: (cursors: StoredCursor[]) => Promise<void>): Promise<void> {
     await this.write(async () => {
       const count = this.#unstored;
       const { cursors } = this.#options.position(rows);
       const sentAt = performance.now();
-      await this.#options.membership.storeWith(client, cursors, commit);
+      await store(cursors);
       this.#onStored(count, sentAt);
     });
   }

@@ -78,16 +78,21 @@ export interface Handling<Row> {
 export class EachHandling<Row extends FeedRow> implements Handling<Row> {
   readonly #options: HandlingOptions<Row>;
   readonly #unfinished = new Map<number, Work<Row>>();
-  /** By key: the rows that wait behind the one that runs. */
+  /** By key: the rows that wait behind the one that runs, or is ready. */
   readonly #keys = new Map<string, Work<Row>[]>();
+  /** Their turn among those of their key has come, and there is no room. */
+  #ready: Work<Row>[] = [];
   /** The handlers that have returned a promise. */
   readonly #running = new Map<Work<Row>, Context>();
   readonly #released = new Condition();
   /** How many of those run for the first time. */
   #first = 0;
   #reserved = 0;
+  /** How many wait for room: first runs leave it to them. */
+  #reserving = 0;
   #waiting = 0;
   #deferring = 0;
+  #isCancelled = false;
 
   constructor(options: HandlingOptions<Row>) {
     this.#options = options;
@@ -99,17 +104,21 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
 
   async reserve(wanted: number): Promise<Room> {
     const { concurrency } = this.#options;
-    const size = Math.min(wanted, concurrency);
+    const room = () => concurrency - this.#first - this.#reserved;
+    this.#reserving++;
+    await this.#released.until(() => room() > 0);
+    this.#reserving--;
+    const size = Math.min(wanted, room());
     this.#reserved += size;
-    await this.#released.until(() => this.#first + this.#reserved <= concurrency);
     const release = (count: number) => {
       this.#reserved -= count;
-      this.#released.changed();
+      this.#changed();
     };
     return { size, release };
   }
 
   take(row: Row, { xid, lane, key, suspect }: Arrival): Promise<void> | undefined {
+    if (this.#isCancelled) return undefined;
     const work: Work<Row> = { row, id: row.id, xid, lane, key, attempt: 1, suspect };
     if (suspect || (key !== undefined && this.#options.isHeld(key))) this.#defer(work, undefined);
     else if (key === undefined) this.#run(work);
@@ -117,12 +126,20 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
     return this.#isFull() ? this.#released.until(() => !this.#isFull()) : undefined;
   }
 
-  again(work: Work<Row>): Promise<Error | undefined> {
+  async again(work: Work<Row>): Promise<Error | undefined> {
+    // `groups retry` may have put it before rows of its key that run for the first time.
+    await this.#released.until(() => work.key === undefined || !this.#keys.has(work.key));
+    if (this.#isCancelled) return undefined;
     return new Promise((resolve) => this.#start(work, resolve));
   }
 
   drop(lanes: ReadonlySet<number>): Work<Row>[] {
-    const dropped: Work<Row>[] = [];
+    const dropped = this.#ready.filter(({ lane }) => lanes.has(lane));
+    this.#ready = this.#ready.filter(({ lane }) => !lanes.has(lane));
+    for (const { key } of dropped) {
+      dropped.push(...this.#keys.get(key!)!);
+      this.#keys.delete(key!);
+    }
     for (const queue of this.#keys.values()) {
       if (queue[0] && lanes.has(queue[0].lane)) dropped.push(...queue.splice(0));
     }
@@ -132,9 +149,11 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
   }
 
   cancel(): void {
+    this.#isCancelled = true;
     for (const context of this.#running.values()) context.abort();
     this.#unfinished.clear();
     this.#keys.clear();
+    this.#ready = [];
     this.#waiting = 0;
     this.#released.changed();
   }
@@ -148,12 +167,17 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
     return this.#released.until(() => this.#running.size === 0 && this.#unfinished.size === 0);
   }
 
+  get #hasRoom(): boolean {
+    return this.#first + this.#reserved + this.#reserving < this.#options.concurrency;
+  }
+
   #isFull(): boolean {
-    return (
-      this.#first + this.#reserved >= this.#options.concurrency ||
-      this.#waiting >= WAITING_MAX ||
-      this.#deferring >= WAITING_MAX
-    );
+    return !this.#hasRoom || this.#ready.length > 0 || this.#waiting >= WAITING_MAX || this.#deferring >= WAITING_MAX;
+  }
+
+  #changed(): void {
+    while (this.#ready.length > 0 && this.#hasRoom) this.#runNext(this.#ready.shift()!);
+    this.#released.changed();
   }
 
   #queue(work: Work<Row>, key: string): void {
@@ -173,12 +197,28 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
     isRunning = this.#start(work, (error) => {
       if (isRunning) this.#first--;
       if (isRunning && this.#unfinished.get(work.id) !== work) return; // cancelled
-      if (error) this.#defer(work, error);
-      else this.#finish(work);
+      if (error) {
+        this.#defer(work, error);
+        this.#deferQueue(work.key);
+      } else this.#finish(work);
     });
     if (!isRunning) return;
     this.#first++;
     this.#unfinished.set(work.id, work);
+  }
+
+  #runNext(work: Work<Row>): void {
+    this.#waiting--;
+    this.#run(work);
+  }
+
+  /** All that waits behind a row that is kept, before what comes after it is kept, too. */
+  #deferQueue(key: string | undefined): void {
+    const queue = key === undefined ? undefined : this.#keys.get(key);
+    if (!queue) return;
+    this.#keys.delete(key!);
+    this.#waiting -= queue.length;
+    for (const work of queue.splice(0)) this.#defer(work, undefined);
   }
 
   #defer(work: Work<Row>, error: Error | undefined): void {
@@ -186,23 +226,26 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
     this.#deferring++;
     this.#options.defer(work, error).then(() => {
       this.#deferring--;
-      if (this.#unfinished.get(work.id) === work) this.#finish(work);
-      this.#released.changed();
+      if (this.#unfinished.get(work.id) === work) this.#done(work);
+      this.#changed();
     });
   }
 
-  #finish(work: Work<Row>): void {
+  #done(work: Work<Row>): void {
     this.#unfinished.delete(work.id);
     this.#options.finished(work);
-    const queue = work.key === undefined ? undefined : this.#keys.get(work.key);
-    const next = queue?.shift();
-    if (!next) {
-      if (queue) this.#keys.delete(work.key!);
-      return;
-    }
-    this.#waiting--;
-    if (this.#options.isHeld(work.key!)) this.#defer(next, undefined);
-    else this.#run(next);
+  }
+
+  #finish(work: Work<Row>): void {
+    this.#done(work);
+    const { key } = work;
+    const queue = key === undefined ? undefined : this.#keys.get(key);
+    if (!queue) return;
+    if (this.#options.isHeld(key!)) this.#deferQueue(key);
+    const next = queue.shift();
+    if (!next) this.#keys.delete(key!);
+    else if (this.#hasRoom) this.#runNext(next);
+    else this.#ready.push(next);
   }
 
   /** Calls the handler, and `done` when it is over: before this returns, with undefined, where it returns no promise. */
@@ -210,13 +253,15 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
     const { handler, epoch, timeoutMs } = this.#options;
     const context = new Context(work, epoch);
     let result: unknown;
+    let isPromise: boolean;
     try {
       result = handler(work.row, context);
+      isPromise = isThenable(result);
     } catch (error) {
       done(toError(error));
       return undefined;
     }
-    if (!isThenable(result)) {
+    if (!isPromise) {
       done(undefined);
       return undefined;
     }
@@ -225,7 +270,7 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
       clearTimeout(timer);
       if (!this.#running.delete(work)) return; // its time was over before
       done(error);
-      this.#released.changed();
+      this.#changed();
     };
     const timer = setTimeout(() => {
       context.abort();
@@ -279,4 +324,11 @@ class Context implements HandlerContext {
   }
 }
 
-export const toError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));
+/** Whatever was thrown, as an error whose message can be read. */
+export function toError(error: unknown): Error {
+  try {
+    return error instanceof Error && typeof error.message === 'string' ? error : new Error(String(error));
+  } catch {
+    return new Error('something was thrown that has no text');
+  }
+}

@@ -59,6 +59,7 @@ export class Member<Row extends FeedRow> {
   #lookedAt = Number.NEGATIVE_INFINITY;
   #lookAt = 0;
   #giving: Promise<void> | undefined;
+  #isLeaving = false;
   /** A row that `reading` has let through, and that is not begun before the lease is renewed. */
   #late: UnfinishedRow | undefined;
   #progress = Promise.withResolvers<void>();
@@ -105,9 +106,16 @@ export class Member<Row extends FeedRow> {
         retried: () => options.observer.retried?.(),
         deadLetter: () => options.observer.deadLetter?.(),
       },
-      lanes: () => this.reading.lanes,
+      // Where it is not known yet which server answers, no row can be read.
+      lanes: () => (this.#server ? this.reading.lanes : []),
+      storeAlong: (rows, work) => this.#checkpoints.storeAlong(rows, work),
       reserve: (wanted) => this.handling.reserve(wanted),
+      read: (due) => this.#readRow(due),
       run: (due) => this.#runAgain(due),
+      onFailed: (error) => {
+        const isInVain = this.#isLeaving && this.#checkpoints.isLeaseOver;
+        if (error instanceof LostMembershipError || isInVain) this.lose(error);
+      },
     });
     const common = {
       isHeld: this.#retries.isHeld,
@@ -298,10 +306,12 @@ export class Member<Row extends FeedRow> {
     }
     this.reading.release(lanes, unbegun);
     await this.handling.finished(lanes);
+    await this.#retries.finished(lanes);
   }
 
   async #leave(): Promise<void> {
     const { membership, options } = this.#context;
+    this.#isLeaving = true;
     await this.#withLease(async () => {
       await this.#giving;
       await this.#release(new Set(this.reading.lanes));
@@ -371,6 +381,7 @@ export class Member<Row extends FeedRow> {
       }
     }
     this.#server = to.server;
+    if (!known) this.#retries.look();
   }
 
   // --- rows -------------------------------------------------------------------------------------------------------------
@@ -399,13 +410,13 @@ export class Member<Row extends FeedRow> {
   }
 
   /** Undefined where the membership has ended. */
-  async #runAgain(due: DueRow): Promise<RunOutcome<Row> | undefined> {
+  async #runAgain(due: DueRow): Promise<RunOutcome | undefined> {
     const { logger, name } = this.#log;
     while (!this.#isOver) {
       try {
-        const row = await this.#readRow(due);
-        const error = row && (await this.handling.again({ ...due, row, suspect: false }));
-        return this.#isOver ? undefined : { row, error };
+        const payload = await this.#readRow(due);
+        const error = payload === undefined ? undefined : await this.#handleAgain(due, payload);
+        return this.#isOver ? undefined : { payload, error };
       } catch (error) {
         const fields = { group: name, id: due.id, reason: (error as Error).message, delay_ms: 1_000 };
         logger.warn('A row that is due could not be read, trying again', fields);
@@ -415,8 +426,18 @@ export class Member<Row extends FeedRow> {
     return undefined;
   }
 
-  /** Undefined, and logged, where the row was deleted. */
-  async #readRow({ id, xid }: DueRow): Promise<Row | undefined> {
+  async #handleAgain(due: DueRow, payload: string): Promise<Error | undefined> {
+    let row: Row;
+    try {
+      row = this.#context.options.feed.parse(payload) as Row;
+    } catch (error) {
+      return toError(error);
+    }
+    return this.handling.again({ ...due, row, suspect: false });
+  }
+
+  /** As JSON; undefined, and logged, where the row was deleted. */
+  async #readRow({ id, xid }: DueRow): Promise<string | undefined> {
     const { query, options } = this.#context;
     const { feed: table, proofTimeoutMs: timeoutMs, maxRowBytes } = options;
     const { logger, name } = this.#log;
@@ -424,8 +445,9 @@ export class Member<Row extends FeedRow> {
     if (!server) throw new OtherServerError('it is not known yet which server answers');
     const wanted = [{ id, xid: String(xid) }];
     const [whole] = await readRows({ query, table, server, timeoutMs }, wanted, maxRowBytes);
-    if (whole?.payload !== undefined) return table.parse(whole.payload) as Row;
-    logger.warn('A row that was to be run again is gone, or too large', { group: name, id });
-    return undefined;
+    if (whole?.payload === undefined) {
+      logger.warn('A row that was to be run again is gone, or too large', { group: name, id });
+    }
+    return whole?.payload;
   }
 }

@@ -119,6 +119,15 @@ export class Membership {
     confirm();
   }
 
+  /** In one transaction with what `work` writes. */
+  async storeAlong(cursors: readonly StoredCursor[], work: (client: PoolClient) => Promise<unknown>): Promise<void> {
+    const { pool, timeoutMs } = this.#options;
+    await inTransaction(pool, timeoutMs, async (client, commit) => {
+      await work(client); // first: whoever moves lanes locks the group's row before the member's, too
+      await this.storeWith(client, cursors, commit);
+    });
+  }
+
   async #store(
     run: (sql: string, values: unknown[]) => Promise<[string][]>,
     cursors: readonly StoredCursor[],

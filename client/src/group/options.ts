@@ -58,6 +58,9 @@ const DEFAULTS = {
   proofTimeoutMs: 5_000,
 };
 
+/** What a timer of Node can wait for, in ms: it takes anything longer for 1. */
+const TIMER_MAX = 2 ** 31 - 1;
+
 /** The options of a member, each with its value. */
 export type MemberOptions<Row extends FeedRow> = typeof DEFAULTS &
   Pick<GroupOptions<Row>, 'name' | 'order' | 'flush'> & {
@@ -85,8 +88,8 @@ export function memberOptions<Row extends FeedRow>(pool: Pool, options: GroupOpt
   }
   for (const key of ['concurrency', 'timeoutMs', 'leaseMs', 'checkpointMs', 'checkpointRows'] as const) {
     const value = resolved[key];
-    if (!(Number.isSafeInteger(value) && value > 0)) {
-      throw new RangeError(`${key}: expected a whole number of at least 1, got ${value}`);
+    if (!(Number.isSafeInteger(value) && value > 0 && value <= TIMER_MAX)) {
+      throw new RangeError(`${key}: expected a whole number from 1 to ${TIMER_MAX}, got ${value}`);
     }
   }
   const column = order?.split('.')[0];

@@ -1,16 +1,23 @@
 /** Rows that failed, in the database: kept for their next run, run again when it is due, buried after the last. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Query } from '@pg-signals/db';
-import type { FeedRow } from '../listen/feedTable.ts';
+import type { PoolClient } from 'pg';
 import type { Logger } from '../logger.ts';
-import type { Room, Work } from './handling.ts';
+import { Condition, type Room, type Work } from './handling.ts';
+import { storableError, storableJson } from './storable.ts';
 
 const FIRST_DELAY_MS = 1_000;
 const LONGEST_DELAY_MS = 300_000;
+/** After a statement that failed. */
+const AGAIN_MS = 1_000;
 
 /** Rows written, or read, in one statement at most. */
 const BATCH = 500;
 
 const SUSPECTED = 'the member that began it, or was to begin it, ended';
+
+/** A character that the database's encoding does not have. */
+const UNTRANSLATABLE = '22P05';
 
 /** A row that is due. */
 export interface DueRow {
@@ -23,12 +30,13 @@ export interface DueRow {
 }
 
 /** What became of a run: without an error it is done with, also where the row was gone. */
-export interface RunOutcome<Row> {
-  readonly row: Row | undefined;
+export interface RunOutcome {
+  /** The row as JSON. */
+  readonly payload: string | undefined;
   readonly error: Error | undefined;
 }
 
-export interface RetriesOptions<Row> {
+export interface RetriesOptions {
   query: Query;
   logger: Logger;
   group: { readonly id: string; readonly name: string };
@@ -38,24 +46,38 @@ export interface RetriesOptions<Row> {
   observer: { retried(): void; deadLetter(): void };
   /** The lanes whose rows may run here. */
   lanes: () => readonly number[];
+  /** Stores that these rows are handled, in one transaction with what `work` writes. */
+  storeAlong: (rows: ReadonlySet<number>, work: (client: PoolClient) => Promise<unknown>) => Promise<void>;
   /** Resolves when so many rows may run, or fewer. */
   reserve: (wanted: number) => Promise<Room>;
+  /** Reads a row, as JSON; undefined where it is gone. */
+  read: (due: DueRow) => Promise<string | undefined>;
   /** Runs a row; resolves with what it failed with, or with undefined when its result counts no more. */
-  run: (due: DueRow) => Promise<RunOutcome<Row> | undefined>;
+  run: (due: DueRow) => Promise<RunOutcome | undefined>;
+  /** A statement failed: it is tried again, until `end`. */
+  onFailed: (error: Error) => void;
 }
 
-export class Retries<Row extends FeedRow> {
-  readonly #options: RetriesOptions<Row>;
+export class Retries<Row> {
+  readonly #options: RetriesOptions;
   /** Keys that have a row in the table: the later rows of such a key wait there, too. */
   readonly #held = new Set<string>();
   readonly #toKeep: { work: Work<Row>; error: Error | undefined; kept: () => void }[] = [];
+  /** What runs here, from its claim until the database knows what became of it. */
+  readonly #inHand = new Map<number, DueRow>();
+  readonly #changed = new Condition();
   /** One statement at a time, so that what is kept and what is released of a key can't miss each other. */
   #writing: Promise<unknown> = Promise.resolve();
+  #isLookDue = false;
   #reserving = false;
+  /** A row runs that may end the process: no other is begun beside it. */
+  #isAlone = false;
+  /** The database has refused a character. */
+  #isAscii = false;
   #timer: NodeJS.Timeout | undefined;
-  #ended = false;
+  readonly #end = new AbortController();
 
-  constructor(options: RetriesOptions<Row>) {
+  constructor(options: RetriesOptions) {
     this.#options = options;
   }
 
@@ -85,144 +107,158 @@ export class Retries<Row extends FeedRow> {
 
   /** Runs what is due now, and looks again when the next row is. */
   look(): void {
-    if (!this.#ended) void this.#write(() => this.#runDue());
+    if (this.#isLookDue || this.#isEnded) return;
+    this.#isLookDue = true;
+    void this.#write(() => {
+      this.#isLookDue = false;
+      return this.#runDue();
+    });
   }
 
-  /** Nothing is run any more. Resolves when no statement is on its way. */
+  /** Resolves when no row of these lanes runs, and what became of those that did is stored. `lanes` has them no more. */
+  async finished(lanes: ReadonlySet<number>): Promise<void> {
+    await this.#write(async () => {}); // after a claim that is on its way
+    await this.#changed.until(() => [...this.#inHand.values()].every(({ lane }) => !lanes.has(lane)));
+  }
+
+  /** Nothing is run any more. Resolves when nothing runs, and no statement is on its way. */
   async end(): Promise<void> {
-    this.#ended = true;
+    this.#end.abort();
     clearTimeout(this.#timer);
     this.#toKeep.length = 0;
+    await this.#changed.until(() => this.#inHand.size === 0);
     await this.#writing;
   }
 
+  get #isEnded(): boolean {
+    return this.#end.signal.aborted;
+  }
+
+  /** Until the database answers: a row whose outcome is lost would be run no more, and hold its key forever. */
   #write(work: () => Promise<void>): Promise<void> {
-    const written = this.#writing.then(work).catch((error) => {
-      if (this.#ended) return;
-      this.#options.logger.warn('Retries could not be read or written, trying again', {
-        group: this.#options.group.name,
-        reason: (error as Error).message,
-      });
-      this.#lookAfter(1_000);
+    const written = this.#writing.then(async () => {
+      while (!this.#isEnded) {
+        try {
+          return await work();
+        } catch (error) {
+          await this.#failed(error as Error & { code?: string });
+        }
+      }
     });
     this.#writing = written;
     return written;
   }
 
-  #lookAfter(ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      if (this.#toKeep.length > 0) void this.#write(() => this.#keepAll());
-      this.look();
-    }, ms);
+  async #failed(error: Error & { code?: string }): Promise<void> {
+    if (this.#isEnded) return;
+    const { logger, group, onFailed } = this.#options;
+    if (error.code === UNTRANSLATABLE && !this.#isAscii) {
+      this.#isAscii = true;
+      return;
+    }
+    const fields = { group: group.name, reason: error.message, delay_ms: AGAIN_MS };
+    logger.warn('Retries could not be read or written, trying again', fields);
+    onFailed(error);
+    await sleep(AGAIN_MS, undefined, { signal: this.#end.signal }).catch(() => {});
   }
 
   async #keepAll(): Promise<void> {
-    while (this.#toKeep.length > 0 && !this.#ended) {
+    while (this.#toKeep.length > 0) {
       const batch = this.#toKeep.slice(0, BATCH);
-      await this.#keep(batch.map(({ work, error }) => ({ work, error })));
+      await this.#keep(batch);
+      if (this.#isEnded) return;
       this.#toKeep.splice(0, batch.length);
       for (const { kept } of batch) kept();
       this.look();
     }
   }
 
-  /** A row that is kept already (its member ended before it could store that) stays as it is. */
+  /**
+   * In the transaction that stores the cursors: what was handled before a row of its key doesn't come again after it. A row that
+   * is kept already stays as it is.
+   */
   async #keep(rows: readonly { work: Work<Row>; error: Error | undefined }[]): Promise<void> {
-    const { query, group } = this.#options;
-    await query(
-      `INSERT INTO public.signal_retries
-         (group_id, signal_id, xid, lane, key, attempts, due_at, first_error, last_error)
-       SELECT $1, id, xid::text::xid8, lane, key, attempts,
-         CASE
-           WHEN key IS NOT NULL AND (
-             place > first_value(place) OVER (PARTITION BY key ORDER BY place)
-             OR EXISTS (SELECT FROM public.signal_retries AS earlier WHERE earlier.group_id = $1 AND earlier.key = kept.key)
-           ) THEN 'infinity'
-           ELSE clock_timestamp() + delay_ms * interval '1 ms'
-         END,
-         error, error
-       FROM ROWS FROM (
-         unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::int[]), unnest($5::text[]), unnest($6::int[]),
-         unnest($7::int[]), unnest($8::text[])
-       ) WITH ORDINALITY AS kept (id, xid, lane, key, attempts, delay_ms, error, place)
-       ORDER BY place
-       ON CONFLICT (group_id, signal_id) DO NOTHING`,
-      [
-        group.id,
-        rows.map(({ work }) => work.id),
-        rows.map(({ work }) => work.xid),
-        rows.map(({ work }) => work.lane),
-        rows.map(({ work }) => work.key ?? null),
-        rows.map(({ work, error }) => (error || work.suspect ? 1 : 0)),
-        rows.map(({ error }) => (error ? delayMs(1) : 0)),
-        rows.map(({ work, error }) => error?.message ?? (work.suspect ? SUSPECTED : null)),
-      ],
-    );
+    const { group, storeAlong, retries } = this.#options;
+    // With one retry a row has no run to lose beside others: as if it was interrupted.
+    const isInterrupted = (work: Work<Row>) => work.suspect && retries === 1;
+    const values = [
+      group.id,
+      rows.map(({ work }) => work.id),
+      rows.map(({ work }) => work.xid),
+      rows.map(({ work }) => work.lane),
+      rows.map(({ work }) => work.key ?? null),
+      rows.map(({ work, error }) => (error || work.suspect ? 1 : 0)),
+      rows.map(({ error }) => (error ? this.#delayMs(1) : 0)),
+      rows.map(({ work, error }) => (error ? this.#textOf(error) : work.suspect ? SUSPECTED : null)),
+      rows.map(({ work }) => (isInterrupted(work) ? 0 : null)),
+    ];
+    await storeAlong(new Set(rows.map(({ work }) => work.id)), (client) => client.query(KEEP, values));
   }
 
   /** Begins what is due, as far as the handler has room. */
   async #runDue(): Promise<void> {
     const { query, group, epoch, lanes, reserve } = this.#options;
-    if (this.#ended) return;
     clearTimeout(this.#timer);
-    const [state] = await query<[due: number, nextMs: number | null]>(
+    const [state] = await query<[due: number, interrupted: number, nextMs: number | null]>(
       `SELECT count(*) FILTER (WHERE due_at <= clock_timestamp())::int,
+         count(*) FILTER (WHERE due_at <= clock_timestamp() AND running <> $4)::int,
          1000 * extract(epoch FROM min(due_at) FILTER (WHERE due_at > clock_timestamp()) - clock_timestamp())::float8
        FROM public.signal_retries
-       WHERE group_id = $1 AND lane = ANY ($2) AND due_at < 'infinity' AND running IS DISTINCT FROM $3`,
-      [group.id, lanes(), epoch],
+       WHERE group_id = $1 AND lane = ANY ($2) AND due_at < 'infinity' AND signal_id <> ALL ($3)`,
+      [group.id, lanes(), [...this.#inHand.keys()], epoch],
     );
-    const [due, nextMs] = state!;
-    if (nextMs !== null) this.#lookAfter(Math.max(nextMs, 1));
-    if (due === 0 || this.#reserving) return;
+    const [due, interrupted, nextMs] = state!;
+    if (this.#isEnded) return;
+    if (nextMs !== null) this.#timer = setTimeout(() => this.look(), Math.max(nextMs, 1));
+    // Of the rows that ran when a process ended, one may have ended it: beside the others they would all come to their end.
+    const alone = interrupted > 0;
+    if (due === 0 || this.#reserving || this.#isAlone || (alone && this.#inHand.size > 0)) return;
     this.#reserving = true;
-    void reserve(due).then((room) => this.#write(() => this.#claim(room)));
+    void reserve(alone ? 1 : due).then((room) => this.#write(() => this.#claim(room, alone)));
   }
 
   /** Counts an attempt before it begins: a row that kills its process comes to its end, too. */
-  async #claim(room: Room): Promise<void> {
-    const { query, group, epoch, lanes, retries } = this.#options;
+  async #claim(room: Room, alone: boolean): Promise<void> {
+    const { query, group, epoch, lanes } = this.#options;
+    const due = await query<[id: string, xid: string, lane: number, key: string | null, attempts: number]>(CLAIM, [
+      group.id,
+      lanes(),
+      epoch,
+      room.size,
+      [...this.#inHand.keys()],
+      alone,
+    ]);
     this.#reserving = false;
-    let due: [id: string, xid: string, lane: number, key: string | null, attempts: number][] = [];
-    try {
-      if (this.#ended) return;
-      due = await query(
-        `UPDATE public.signal_retries AS retry
-         SET attempts = attempts + 1, running = $3
-         FROM (
-           SELECT signal_id
-           FROM public.signal_retries
-           WHERE group_id = $1 AND lane = ANY ($2) AND due_at <= clock_timestamp() AND running IS DISTINCT FROM $3
-           ORDER BY due_at, seq
-           LIMIT $4
-           FOR UPDATE SKIP LOCKED
-         ) AS due
-         WHERE retry.group_id = $1 AND retry.signal_id = due.signal_id
-         RETURNING retry.signal_id, retry.xid::text, lane, key, attempts`,
-        [group.id, lanes(), epoch, room.size],
-      );
-    } finally {
-      room.release(room.size - due.length);
-    }
-    const runs = due.map(async ([id, xid, lane, key, attempt]) => {
+    this.#isAlone = alone && due.length > 0;
+    for (const [id, xid, lane, key, attempt] of due) {
       const row = { id: Number(id), xid: Number(xid), lane, key: key ?? undefined, attempt };
-      if (attempt > retries + 1) await this.#write(() => this.#bury(row, undefined, undefined));
-      else await this.#run(row);
-      room.release(1);
-    });
-    // One look for all of them, so that the next ones are claimed together, too.
-    if (due.length > 0) void Promise.all(runs).then(() => this.look());
+      this.#inHand.set(row.id, row);
+      if (key !== null) this.#held.add(key); // `groups retry` may have put it there
+      void this.#runOne(row, room);
+    }
+    room.release(room.size - due.length);
+    if (due.length === 0 && alone) this.look(); // another took it, or its lane has gone
+  }
+
+  async #runOne(due: DueRow, room: Room): Promise<void> {
+    if (due.attempt > this.#options.retries + 1) {
+      await this.#write(async () => this.#bury(due, undefined, await this.#options.read(due)));
+    } else await this.#run(due);
+    this.#inHand.delete(due.id);
+    this.#isAlone = false;
+    room.release(1);
+    this.#changed.changed();
+    this.look();
   }
 
   async #run(due: DueRow): Promise<void> {
     const { observer, retries, run } = this.#options;
     observer.retried();
     const outcome = await run(due);
-    if (this.#ended || outcome === undefined) return;
-    const { error, row } = outcome;
+    if (outcome === undefined) return;
+    const { error, payload } = outcome;
     if (!error) await this.#write(() => this.#done(due));
-    else if (due.attempt > retries) await this.#write(() => this.#bury(due, error, row));
+    else if (due.attempt > retries) await this.#write(() => this.#bury(due, error, payload));
     else await this.#write(() => this.#later(due, error));
   }
 
@@ -244,11 +280,11 @@ export class Retries<Row extends FeedRow> {
        SET due_at = clock_timestamp() + $4 * interval '1 ms', running = NULL,
          first_error = coalesce(first_error, $5), last_error = $5
        WHERE group_id = $1 AND signal_id = $2 AND running = $3`,
-      [group.id, due.id, epoch, delayMs(due.attempt), error.message],
+      [group.id, due.id, epoch, this.#delayMs(due.attempt), this.#textOf(error)],
     );
   }
 
-  async #bury(due: DueRow, error: Error | undefined, row: Row | undefined): Promise<void> {
+  async #bury(due: DueRow, error: Error | undefined, payload: string | undefined): Promise<void> {
     const { query, group, epoch, logger, observer, retries } = this.#options;
     const attempts = Math.min(due.attempt, retries + 1); // one more was counted, and not begun, where its process ended
     const [buried] = await query<[string]>(
@@ -267,9 +303,9 @@ export class Retries<Row extends FeedRow> {
         epoch,
         due.key ?? null,
         group.name,
-        row === undefined ? null : JSON.stringify(row),
+        payload === undefined ? null : storableJson(payload),
         attempts,
-        error?.message ?? null,
+        error ? this.#textOf(error) : null,
       ],
     );
     await this.#release(due.key);
@@ -283,25 +319,81 @@ export class Retries<Row extends FeedRow> {
   async #release(key: string | undefined): Promise<void> {
     if (key === undefined) return;
     const { query, group } = this.#options;
-    const rows = await query('SELECT FROM public.signal_retries WHERE group_id = $1 AND key = $2 LIMIT 1', [
-      group.id,
-      key,
-    ]);
+    const rows = await query(
+      `SELECT FROM public.signal_retries
+       WHERE group_id = $1 AND hashtextextended(key, 0) = hashtextextended($2, 0) AND key = $2
+       LIMIT 1`,
+      [group.id, key],
+    );
     if (rows.length === 0 && !this.#toKeep.some(({ work }) => work.key === key)) this.#held.delete(key);
+  }
+
+  #textOf(error: Error): string {
+    return storableError(error, this.#isAscii);
+  }
+
+  /** 1 s before the second run, doubled before each later one, and up to a quarter more. Nothing is gained before no run. */
+  #delayMs(attempt: number): number {
+    if (attempt > this.#options.retries) return 0;
+    return Math.round(Math.min(FIRST_DELAY_MS * 2 ** (attempt - 1), LONGEST_DELAY_MS) * (1 + Math.random() / 4));
   }
 }
 
+const KEEP = `
+  INSERT INTO public.signal_retries
+    (group_id, signal_id, xid, lane, key, attempts, due_at, first_error, last_error, running)
+  SELECT $1, id, xid::text::xid8, lane, key, attempts,
+    CASE
+      WHEN key IS NOT NULL AND (
+        place > first_value(place) OVER (PARTITION BY key ORDER BY place)
+        OR EXISTS (
+          SELECT FROM public.signal_retries AS earlier
+          WHERE earlier.group_id = $1
+            AND hashtextextended(earlier.key, 0) = hashtextextended(kept.key, 0) AND earlier.key = kept.key
+        )
+      ) THEN 'infinity'
+      ELSE clock_timestamp() + delay_ms * interval '1 ms'
+    END,
+    error, error, running
+  FROM ROWS FROM (
+    unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::int[]), unnest($5::text[]), unnest($6::int[]),
+    unnest($7::int[]), unnest($8::text[]), unnest($9::bigint[])
+  ) WITH ORDINALITY AS kept (id, xid, lane, key, attempts, delay_ms, error, running, place)
+  ORDER BY place
+  ON CONFLICT (group_id, signal_id) DO NOTHING`;
+
+/**
+ * Only for a member: one that was frozen, and whose lanes are others' now, takes nothing. What it has claimed before and does not
+ * know of (the answer was lost) was counted, and did not run.
+ */
+const CLAIM = `
+  UPDATE public.signal_retries AS retry
+  SET attempts = attempts + CASE WHEN running = $3 THEN 0 ELSE 1 END, running = $3
+  FROM (
+    SELECT signal_id
+    FROM public.signal_retries
+    WHERE group_id = $1 AND lane = ANY ($2) AND due_at <= clock_timestamp() AND signal_id <> ALL ($5)
+      AND (NOT $6 OR running <> $3)
+    ORDER BY due_at, seq
+    LIMIT $4
+    FOR UPDATE SKIP LOCKED
+  ) AS due
+  WHERE retry.group_id = $1 AND retry.signal_id = due.signal_id AND EXISTS (
+    SELECT FROM public.signal_group_members WHERE group_id = $1 AND epoch = $3 FOR KEY SHARE
+  )
+  RETURNING retry.signal_id, retry.xid::text, lane, key, attempts`;
+
 /** Where row $2 is gone, the first of those that wait behind it for key $4 is due. */
-const NEXT_OF_KEY = `
+export const NEXT_OF_KEY = `
   UPDATE public.signal_retries
   SET due_at = clock_timestamp()
   WHERE group_id = $1
-    AND seq = (SELECT min(seq) FROM public.signal_retries WHERE group_id = $1 AND key = $4 AND signal_id <> $2)
+    AND seq = (
+      SELECT min(seq)
+      FROM public.signal_retries
+      WHERE group_id = $1 AND hashtextextended(key, 0) = hashtextextended($4, 0) AND key = $4 AND signal_id <> $2
+    )
     AND (
       EXISTS (SELECT FROM done)
       OR NOT EXISTS (SELECT FROM public.signal_retries WHERE group_id = $1 AND signal_id = $2)
     )`;
-
-/** 1 s before the second run, doubled before each later one, and up to a quarter more. */
-const delayMs = (attempt: number): number =>
-  Math.round(Math.min(FIRST_DELAY_MS * 2 ** (attempt - 1), LONGEST_DELAY_MS) * (1 + Math.random() / 4));
