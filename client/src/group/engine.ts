@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backoff, createQuery, type Query } from '@pg-signals/db';
+import { backoff, type Query } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import type { Feed } from '../listen/feed.ts';
 import type { FeedRow } from '../listen/feedTable.ts';
@@ -11,10 +11,14 @@ import type { Deliver, Reading } from '../listen/reading.ts';
 import { GroupMismatchError } from './joinGroup.ts';
 import type { Past } from './joinSlot.ts';
 import { type AnyHandler, Member } from './member.ts';
-import { GROUPS_CHANNEL, LostMembershipError, type Membership, type MembershipOptions } from './membership.ts';
+import {
+  createWritingQuery,
+  GROUPS_CHANNEL,
+  LostMembershipError,
+  type Membership,
+  type MembershipOptions,
+} from './membership.ts';
 import type { MemberOptions } from './options.ts';
-
-const READ_ONLY_TRANSACTION = '25006';
 
 export interface EngineOptions<Row extends FeedRow> {
   pool: Pool;
@@ -41,7 +45,7 @@ export class Engine<Row extends FeedRow> {
   constructor({ pool, options, listener, handler, join }: EngineOptions<Row>) {
     this.#pool = pool;
     this.#options = options;
-    this.#query = createQuery(pool, options.proofTimeoutMs);
+    this.#query = createWritingQuery(pool, options.proofTimeoutMs);
     this.#handler = handler;
     this.#joinAs = join;
     this.#listener = new Listener(pool, listener);
@@ -143,13 +147,11 @@ export class Engine<Row extends FeedRow> {
     });
   }
 
-  #report(error: Error & { code?: string }, delay: number, attempt: number): void {
+  #report(error: Error, delay: number, attempt: number): void {
     const { logger, name } = this.#options;
-    const isReadOnly = error.code === READ_ONLY_TRANSACTION;
-    const reason = isReadOnly ? 'a group needs the primary, and this server is a standby' : error.message;
     const isLost = error instanceof LostMembershipError;
     const message = isLost ? 'Lost its lanes, joining the group again' : 'Not in the group, joining again';
-    logger.warn(message, { group: this.#name || name, reason, delay_ms: delay, attempt });
+    logger.warn(message, { group: this.#name || name, reason: error.message, delay_ms: delay, attempt });
   }
 
   /** What the feed reads: the lanes of the present member. Without one, everything is dropped: the next one reads it. */

@@ -14,7 +14,7 @@ import { EachHandling, type Handler, type Handling, toError, type Work } from '.
 import type { UnfinishedRow } from './laneCursor.ts';
 import { LaneReading } from './laneReading.ts';
 import { Lanes } from './lanes.ts';
-import { LostMembershipError, type Membership } from './membership.ts';
+import { LostMembershipError, type Membership, StandbyError } from './membership.ts';
 import type { MemberOptions } from './options.ts';
 import { type DueRow, Retries, type RunOutcome } from './retries.ts';
 import type { StoredCursor } from './storedCursor.ts';
@@ -349,7 +349,7 @@ export class Member<Row extends FeedRow> {
         const fields = {
           group: name,
           reason: (error as Error).message,
-          delay_ms: backoff(attempt),
+          delay_ms: backoff(Math.min(attempt, 3)),
           attempt: attempt + 1,
         };
         logger.warn('Lanes were not given back, trying again', fields);
@@ -365,7 +365,7 @@ export class Member<Row extends FeedRow> {
 
   /** What this process remembers of the lanes holds on a server that has all that was stored, and on its timeline alone. */
   async #checkServer(to: Snapshot): Promise<void> {
-    if (to.server.standby) throw new Error('a group needs the primary, and this server is a standby');
+    if (to.server.standby) throw new StandbyError();
     const { membership } = this.#context;
     const { systemIdentifier, timeline, startedAt } = to.server;
     const known = this.#server;

@@ -1,5 +1,5 @@
 /** A member's place in its group, as the database has it: joined, renewed with each checkpoint, given up. */
-import { NoAnswerError, type Query, withConnection } from '@pg-signals/db';
+import { createQuery, NoAnswerError, type Query, withConnection } from '@pg-signals/db';
 import type { Pool, PoolClient } from 'pg';
 import { STARTED_AT, TIMELINE } from '../listen/snapshot.ts';
 import { quota, takeLanes } from './assignment.ts';
@@ -17,6 +17,15 @@ export class LostMembershipError extends Error {
 export class NotCommittedError extends Error {
   override name = 'NotCommittedError';
 }
+
+/** The server takes no writes: it may be promoted, or the address may lead to the primary again. */
+export class StandbyError extends Error {
+  override name = 'StandbyError';
+  override message = 'a group needs the primary, and this server is a standby';
+}
+
+const READ_ONLY_TRANSACTION = '25006';
+const FEATURE_NOT_SUPPORTED = '0A000'; // of READ WRITE, on a standby
 
 export interface MembershipOptions {
   pool: Pool;
@@ -279,8 +288,12 @@ export async function inTransaction<T>(
   let isCommitting = false;
   const transaction = async (client: PoolClient) => {
     // A process that is frozen here holds locks that others wait for: the server ends its transaction.
-    await client.query(`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    const begin = client.query(`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
       SET LOCAL idle_in_transaction_session_timeout = ${timeoutMs}`);
+    const begun = await begin.catch((error: Error & { code?: string }) => {
+      if (error.code !== FEATURE_NOT_SUPPORTED) throw error;
+    });
+    if (!begun) return { error: new StandbyError() };
     const commit = async () => {
       if (isCommitting) return;
       isCommitting = true;
@@ -301,6 +314,16 @@ export async function inTransaction<T>(
   });
   if ('error' in outcome) throw outcome.error;
   return outcome.value as T;
+}
+
+/** `createQuery` for statements that write, also where `default_transaction_read_only` is on. */
+export function createWritingQuery(pool: Pool, defaultTimeoutMs: number): Query {
+  const query = createQuery(pool, defaultTimeoutMs);
+  return <Row extends unknown[]>(text: string, values: unknown[] = [], timeoutMs = defaultTimeoutMs) =>
+    query<Row>(text, values, timeoutMs).catch((error: Error & { code?: string }) => {
+      if (error.code !== READ_ONLY_TRANSACTION) throw error;
+      return inTransaction(pool, timeoutMs, (client) => rows<Row>(client, text, values));
+    });
 }
 
 /** The rows of a query, each an array of its columns. */
