@@ -22,6 +22,9 @@ export class LineOutput {
   readonly #output: Output;
   readonly #onDropped: (lines: number) => void;
   #waiting = '';
+  /** Lines taken so far, and of them those that were written or lost: in the same order. */
+  #added = 0;
+  #settled = 0;
   #dropped = 0;
   /** Of the dropped lines, those that `onDropped` has been called with. */
   #reported = 0;
@@ -49,6 +52,7 @@ export class LineOutput {
       this.#dropped++;
       return;
     }
+    this.#added++;
     this.#waiting += `${line}\n`;
     if (this.#waiting.length >= HIGH_WATER) {
       this.#flush();
@@ -63,18 +67,23 @@ export class LineOutput {
     return this.#until(() => this.#waiting.length < HIGH_WATER);
   }
 
-  /** Resolves when every line is written; undefined where that is so. */
+  /**
+   * Resolves when the operating system has every line that was added before, except those that were lost; undefined where that
+   * is so. Lines that are added later don't hold it up.
+   */
   written(): Promise<void> | undefined {
     this.#flush();
-    return this.#until(() => this.waiting === 0);
+    const lines = this.#added;
+    return this.#until(() => this.#settled >= lines || this.waiting === 0);
   }
 
   /** Hands the lines that wait to the output, whether it takes them or not. */
   write(): void {
     unwritten.delete(this);
     const text = this.#waiting;
+    const lines = this.#added;
     this.#waiting = '';
-    if (text) this.#output.write(text, (error) => this.#taken(text, error));
+    if (text) this.#output.write(text, (error) => this.#taken(lines, error));
   }
 
   /** Writes where the output takes all: what waits here is bounded, what waits in a stream is not. */
@@ -82,8 +91,10 @@ export class LineOutput {
     if (this.#output.writableLength === 0) this.write();
   };
 
-  #taken(text: string, error?: Error | null): void {
-    if (error) this.#dropped += text.split('\n').length - 1;
+  /** @param lines of all that were added, those up to here. */
+  #taken(lines: number, error?: Error | null): void {
+    if (error) this.#dropped += lines - this.#settled;
+    this.#settled = lines;
     this.#flush();
     const unreported = this.#dropped - this.#reported;
     // Not after an error: this line would fail too, and be counted, and reported.
