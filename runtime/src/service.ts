@@ -7,6 +7,8 @@ import { SettingsError } from './settingsError.ts';
 export interface Service {
   /** Where its HTTP server answers. */
   readonly url: string;
+  /** Rejects when it can't go on, and would not after another start either, with an error for the person who started it. */
+  readonly done?: Promise<unknown>;
   /** Accepts no more work, finishes what is in flight, closes everything. Calling it twice does no harm. */
   stop(): Promise<void>;
 }
@@ -31,8 +33,8 @@ export interface RunOptions {
  * Runs a service until SIGTERM or SIGINT. A parent that opened an IPC channel gets one message when the service has started,
  * `{ url }`: with `PORT=0` only the service knows its port, and the log that names it may be off.
  *
- * Sets the exit code of the process: 0 after an ordered stop; 1 when the settings are wrong, the start fails, the stop takes
- * longer than `SHUTDOWN_TIMEOUT_MS` (until the log is read, where it waits for that), a second signal comes, or an error is
+ * Sets the exit code of the process: 0 after an ordered stop; 1 when the settings are wrong, the start fails, the service can't
+ * go on (`Service.done`), the stop takes longer than `SHUTDOWN_TIMEOUT_MS` (until the log is read, where it waits for that), a second signal comes, or an error is
  * uncaught.
  */
 export async function runService<S extends ServiceSettings>(
@@ -87,7 +89,8 @@ export async function runService<S extends ServiceSettings>(
   }
 
   try {
-    const { url } = await starting;
+    const { url, done } = await starting;
+    done?.catch((error) => die('Could not go on', { reason: (error as Error).message }));
     process.send?.({ url }, () => {}); // a parent that is gone needs no answer
   } catch (error) {
     die('Could not start', { reason: (error as Error).message });

@@ -60,6 +60,12 @@ test('a start that fails is logged, with code 1', async () => {
   expect(code).toBe(1);
 });
 
+test('a service that cannot go on says why, and ends with code 1', async () => {
+  const { code, output } = await run('gives up', { NEEDED: '1' });
+  expect(output).toMatch(/INFO Started\n.*ERROR Could not go on reason="no such thing"\n$/);
+  expect(code).toBe(1);
+});
+
 test('an uncaught error is logged and ends it with code 1', async () => {
   const { code, output } = await run('crashes', { NEEDED: '1' });
   expect(output).toMatch(/ERROR Uncaught error, ending error="Error: unforeseen/);
