@@ -23,6 +23,7 @@ export type { BatchHandler } from './group/batchHandling.ts';
 export { Group } from './group/group.ts';
 export { type Handler, type HandlerContext, HandlerTimeoutError } from './group/handling.ts';
 export { GroupMismatchError } from './group/joinGroup.ts';
+export type { MemberLagOptions } from './group/memberLag.ts';
 export type { GroupObserver, GroupOptions } from './group/options.ts';
 export { Slot, type SlotOptions } from './group/slot.ts';
 export type { PayloadHandler } from './listen/connection.ts';

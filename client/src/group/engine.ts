@@ -8,9 +8,11 @@ import type { Feed } from '../listen/feed.ts';
 import type { FeedRow } from '../listen/feedTable.ts';
 import { type FeedShared, Listener, type ListenerOptions } from '../listen/listener.ts';
 import type { Deliver, Reading } from '../listen/reading.ts';
+import type { Lag } from './admin/lag.ts';
 import { GroupMismatchError } from './joinGroup.ts';
 import type { Past } from './joinSlot.ts';
 import { type AnyHandler, Member } from './member.ts';
+import { type MemberLagOptions, memberLag } from './memberLag.ts';
 import {
   createWritingQuery,
   GROUPS_CHANNEL,
@@ -85,6 +87,19 @@ export class Engine<Row extends FeedRow> {
   /** How many lanes this member owns. */
   get laneCount(): number {
     return this.#member?.reading.lanes.length ?? 0;
+  }
+
+  get isMember(): boolean {
+    return this.#member !== undefined;
+  }
+
+  /** As `Group.lag`. */
+  async lag(options?: MemberLagOptions): Promise<Lag | undefined> {
+    const member = this.#member;
+    if (!member) return undefined;
+    const { feed, lanes, order = null } = this.#options;
+    const { kept } = member.reading.stored(member.handling.unfinished);
+    return memberLag(this.#pool, { feed: feed.table, lanes, order }, kept, options);
   }
 
   /** As `Group.start`. */

@@ -2,9 +2,11 @@
 import type { Signal } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import type { FeedRow } from '../listen/feedTable.ts';
+import type { Lag } from './admin/lag.ts';
 import { Engine } from './engine.ts';
 import { joinGroup } from './joinGroup.ts';
 import type { AnyHandler } from './member.ts';
+import type { MemberLagOptions } from './memberLag.ts';
 import { type GroupOptions, listenerOptions, memberOptions } from './options.ts';
 
 /**
@@ -50,6 +52,20 @@ export class Group<Row extends FeedRow = Signal> {
   /** How many lanes this member owns. */
   get laneCount(): number {
     return this.#engine.laneCount;
+  }
+
+  /** False before it has joined, and from the loss of its membership until it has joined again. */
+  get isMember(): boolean {
+    return this.#engine.isMember;
+  }
+
+  /**
+   * How far its lanes are behind now; undefined while it is no member, and where the table is gone.
+   *
+   * @throws what `withConnection` throws.
+   */
+  lag(options?: MemberLagOptions): Promise<Lag | undefined> {
+    return this.#engine.lag(options);
   }
 
   /**

@@ -3,7 +3,7 @@ import type { Query } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import type { StoredCursor } from '../storedCursor.ts';
 import { throwUnknown } from './findGroup.ts';
-import { type GroupShape, type Lag, lagOfLanes, sumOf } from './lag.ts';
+import { type GroupShape, type Lag, lagOfLanes, planLag, sumOf } from './lag.ts';
 import { reading } from './transaction.ts';
 
 export interface MemberState {
@@ -83,8 +83,8 @@ interface GroupRow extends GroupShape {
 
 /** One group, or all of them where `name` is null. */
 async function readRows(query: Query, name: string | null): Promise<GroupRow[]> {
-  await query(`SELECT set_config('timezone', 'UTC', true), set_config('jit', 'off', true),
-    set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)`);
+  await query(`SELECT set_config('timezone', 'UTC', true)`);
+  await planLag(query);
   const rows = await query<[GroupRow]>(
     `SELECT json_build_object(
        'name', name,

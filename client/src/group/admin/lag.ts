@@ -60,6 +60,12 @@ export async function lagOfLanes(
   return lags;
 }
 
+/** For the rest of the transaction: the ranges of the index are read, and no further than the bound. */
+export async function planLag(query: Query): Promise<void> {
+  await query(`SELECT set_config('jit', 'off', true),
+    set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)`);
+}
+
 /** The lag of lanes together. */
 export function sumOf(lags: readonly Lag[]): Lag {
   return {

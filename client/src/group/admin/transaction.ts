@@ -11,11 +11,16 @@ export const changing = <T>(pool: Pool, work: (query: Query) => Promise<T>): Pro
   inTransaction(pool, 'BEGIN ISOLATION LEVEL READ COMMITTED', work);
 
 /** All that is read is of one moment, so that cursors and rows fit together. */
-export const reading = <T>(pool: Pool, work: (query: Query) => Promise<T>): Promise<T> =>
-  inTransaction(pool, 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY', work);
+export const reading = <T>(pool: Pool, work: (query: Query) => Promise<T>, timeoutMs?: number): Promise<T> =>
+  inTransaction(pool, 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY', work, timeoutMs);
 
-async function inTransaction<T>(pool: Pool, begin: string, work: (query: Query) => Promise<T>): Promise<T> {
-  const outcome = await withConnection(pool, TIMEOUT_MS, async (client) => {
+async function inTransaction<T>(
+  pool: Pool,
+  begin: string,
+  work: (query: Query) => Promise<T>,
+  timeoutMs = TIMEOUT_MS,
+): Promise<T> {
+  const outcome = await withConnection(pool, timeoutMs, async (client) => {
     const query: Query = async <Row extends unknown[]>(text: string, values: unknown[] = []) =>
       (await client.query<Row>({ text, values, rowMode: 'array' })).rows;
     await client.query(begin);
