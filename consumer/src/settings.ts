@@ -1,7 +1,9 @@
 /** The settings of a consumer, from the environment. */
-import { databaseSettings } from '@pg-signals/db';
+import { databaseSettings, SIGNAL_COLUMNS } from '@pg-signals/db';
 import { commonVariables, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
-import type { z } from 'zod';
+import { z } from 'zod';
+
+const ORDER_EXPECTED = `expected a column of signals (${SIGNAL_COLUMNS.join(', ')}), or a path into attributes such as attributes.room`;
 
 const schema = databaseSettings({
   ...commonVariables,
@@ -22,7 +24,37 @@ const schema = databaseSettings({
   LISTEN_BUFFER_MAX: wholeNumber(10_000),
   /** Size of the largest signal that is delivered, as JSON; a larger one is skipped with a line in the log. */
   LISTEN_MAX_ROW_BYTES: wholeNumber(16 * 2 ** 20),
+  /** The group to be a member of; without one, every signal comes here. */
+  CONSUMER_GROUP: z
+    .string()
+    .regex(/^[A-Za-z0-9_.:-]{1,63}$/, { error: 'expected 1 to 63 letters, digits and _.:-' })
+    .optional(),
+  /** Where a new group begins. */
+  CONSUMER_GROUP_FROM: z.enum(['latest', 'earliest']).default('latest'),
+  /** Signals with the same value there are handled one after another. */
+  CONSUMER_GROUP_ORDER: z.string().refine(isOrder, { error: ORDER_EXPECTED }).optional(),
+  /** Signals handled at a time. */
+  CONSUMER_GROUP_CONCURRENCY: wholeNumber(1),
+  /** How long the handling of one signal may take. */
+  CONSUMER_GROUP_TIMEOUT_MS: milliseconds(30_000),
+  /** Runs of a signal after its first. */
+  CONSUMER_GROUP_RETRIES: wholeNumber(5, { min: 0 }),
+  /** How long a member that is not heard of keeps its lanes. */
+  CONSUMER_GROUP_LEASE_MS: milliseconds(10_000),
+  /** Time between two checkpoints. */
+  CONSUMER_GROUP_CHECKPOINT_MS: milliseconds(1_000),
+  /** Parts of the work, fixed when the group is made: as many members can share it. */
+  CONSUMER_GROUP_LANES: wholeNumber(64, { max: 1_024 }),
+}).refine(({ CONSUMER_GROUP, PG_POOL_MAX }) => CONSUMER_GROUP === undefined || PG_POOL_MAX >= 3, {
+  path: ['PG_POOL_MAX'],
+  error: 'expected a whole number of at least 3 with CONSUMER_GROUP',
 });
+
+function isOrder(order: string): boolean {
+  const [column, ...path] = order.split('.');
+  const isColumn = SIGNAL_COLUMNS.some((name) => name === column);
+  return isColumn && (path.length === 0 || (column === 'attributes' && !path.includes('')));
+}
 
 export type ConsumerSettings = z.infer<typeof schema>;
 
