@@ -21,7 +21,7 @@ const SERVICES = ['passwords', 'db', 'migrate', 'consumer', 'producer'];
 const POLL = { timeout: MINUTES, interval: 200 };
 // No .env, as in a fresh clone. JSON, so that the test can parse the log.
 const OF_PROJECT = ['--env-file', '/dev/null', '--project-directory', ROOT, '--project-name', PROJECT];
-const ENV = { ...process.env, PORT: String(PORT), LOG_LEVEL: 'info', LOG_FORMAT: 'json' };
+const ENV: NodeJS.ProcessEnv = { ...process.env, PORT: String(PORT), LOG_LEVEL: 'info', LOG_FORMAT: 'json' };
 
 const missing = await docker('info')
   .then(() => docker('compose', 'version'))
@@ -200,47 +200,71 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
   });
 
   test('an upgrade, stopping before it recreates, loses no signal that a producer accepted', async () => {
-    const seen = new Map<string, Set<number>>();
-    const follow = async () => {
-      for (const consumer of await containers('consumer')) {
-        if (seen.has(consumer)) continue;
-        const ids = new Set<number>();
-        seen.set(consumer, ids);
-        const logs = spawn('docker', ['logs', '--follow', consumer], { stdio: ['ignore', 'pipe', 'ignore'] });
-        createInterface({ input: logs.stdout }).on('line', (line) => {
-          const { message, id } = JSON.parse(line);
-          if (message === 'notification received') ids.add(id);
-        });
-      }
-    };
+    const seen = new Map<string, number[]>();
+    const follow = () => followLogs(seen);
     await follow();
     const old = [...seen.keys()];
 
-    const load = new AbortController();
-    onTestFinished(() => load.abort());
-    const accepted: number[] = [];
-    const clients = Array.from({ length: 16 }, async () => {
-      while (!load.signal.aborted) {
-        const answer = await postSignal().catch(() => undefined); // while the producer is stopped
-        if (answer?.status === 200) accepted.push(((await answer.json()) as Signal).id);
-        else await answer?.arrayBuffer();
-      }
-    });
-    const beyond = (count: number) => vi.waitFor(() => expect(accepted.length).toBeGreaterThan(count), POLL);
-    await beyond(1_000);
+    const load = startLoad();
+    const { accepted } = load;
+    await load.goesOn(1_000);
     await compose('stop');
-    const before = accepted.length;
     await compose('up', '--detach', '--wait', '--force-recreate');
     await follow();
-    await beyond(before + 1_000);
-    load.abort();
-    await Promise.all(clients);
+    await load.goesOn(1_000);
+    await load.end();
 
     const replicas = [...seen.keys()].filter((consumer) => !old.includes(consumer));
     expect(replicas).toHaveLength(2);
-    const lost = () =>
-      accepted.filter((id) => ![old, replicas].some((set) => set.every((consumer) => seen.get(consumer)!.has(id))));
+    const lost = () => {
+      const sets = [old, replicas].map((set) => set.map((consumer) => new Set(seen.get(consumer))));
+      return accepted.filter((id) => !sets.some((each) => each.every((ids) => ids.has(id))));
+    };
     await vi.waitFor(() => expect(lost()).toEqual([]), POLL);
+  });
+
+  test('a group shares the work: a rescale repeats and misses nothing, a kill repeats what came after the last checkpoint', async () => {
+    ENV.CONSUMER_GROUP = 'workers';
+    onTestFinished(() => {
+      delete ENV.CONSUMER_GROUP;
+    });
+    const scale = (consumers: number) => compose('up', '--detach', '--wait', '--scale', `consumer=${consumers}`);
+    const seen = new Map<string, number[]>();
+    const times = new Map<number, number[]>();
+    const follow = () => followLogs(seen, times);
+    const handled = () => [...seen.values()].flat();
+    await scale(4);
+    await follow();
+    const load = startLoad();
+    await load.goesOn(500);
+    await scale(2);
+    await load.goesOn(500);
+    await scale(6);
+    await follow();
+    await load.goesOn(500);
+    await load.end();
+    const isAll = () => {
+      const ids = new Set(handled());
+      expect(load.accepted.filter((id) => !ids.has(id))).toEqual([]);
+    };
+    await vi.waitFor(isAll, POLL);
+    expect([...times].filter(([, each]) => each.length > 1)).toEqual([]);
+    for (const ids of seen.values()) expect(ids.length).toBeGreaterThan(0);
+
+    load.resume();
+    await load.goesOn(2_000);
+    const [victim] = await containers('consumer');
+    await docker('kill', victim!);
+    await load.goesOn(500);
+    await load.end();
+    await vi.waitFor(isAll, POLL);
+    const ended = Math.max(...seen.get(victim!)!.map((id) => times.get(id)![0]!));
+    const repeated = [...times].filter(([, each]) => each.length > 1);
+    for (const [id, [first]] of repeated) {
+      expect(seen.get(victim!)).toContain(id);
+      expect(ended - first!).toBeLessThan(2_000); // ms; a checkpoint is stored once a second
+    }
+    await scale(6); // for the next test, which expects no code of a kill
   });
 
   test('stops every container with exit code 0, inside its grace period', async () => {
@@ -281,6 +305,60 @@ interface Container {
 /** The output of a docker command; rejects with its error output. */
 async function docker(...args: string[]): Promise<string> {
   return (await promisify(execFile)('docker', args, { env: ENV, maxBuffer: 64 * 1024 ** 2 })).stdout.trim();
+}
+
+/**
+ * Follows the logs of all consumers that were not followed before.
+ *
+ * @param seen gets the signals that each has logged, in their order.
+ * @param times gets when each signal was logged, in ms since 1970.
+ */
+async function followLogs(seen: Map<string, number[]>, times = new Map<number, number[]>()): Promise<void> {
+  for (const consumer of await containers('consumer')) {
+    if (seen.has(consumer)) continue;
+    const ids: number[] = [];
+    seen.set(consumer, ids);
+    const logs = spawn('docker', ['logs', '--follow', consumer], { stdio: ['ignore', 'pipe', 'ignore'] });
+    createInterface({ input: logs.stdout }).on('line', (line) => {
+      const { message, id, timestamp } = JSON.parse(line);
+      if (message !== 'notification received') return;
+      ids.push(id);
+      times.set(id, [...(times.get(id) ?? []), Date.parse(timestamp)]);
+    });
+  }
+}
+
+/** Clients that post signals, until `end` or the end of the test; what is refused, they post no second time. */
+function startLoad() {
+  const accepted: number[] = [];
+  let running = new AbortController();
+  let clients: Promise<void>[] = [];
+  const load = {
+    accepted,
+    resume() {
+      running = new AbortController();
+      const { signal } = running;
+      clients = Array.from({ length: 16 }, async () => {
+        while (!signal.aborted) {
+          const answer = await postSignal().catch(() => undefined); // while the producer is stopped
+          if (answer?.status === 200) accepted.push(((await answer.json()) as Signal).id);
+          else await answer?.arrayBuffer();
+        }
+      });
+    },
+    /** Resolves when so many more were accepted. */
+    goesOn(count: number) {
+      const until = accepted.length + count;
+      return vi.waitFor(() => expect(accepted.length).toBeGreaterThan(until), POLL);
+    },
+    async end() {
+      running.abort();
+      await Promise.all(clients);
+    },
+  };
+  onTestFinished(() => running.abort());
+  load.resume();
+  return load;
 }
 
 function compose(...args: string[]): Promise<string> {
