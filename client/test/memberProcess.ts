@@ -9,7 +9,9 @@ import type { Run } from './testGroup.ts';
 const PROGRAM = path.join(import.meta.dirname, 'group/memberProgram.ts');
 
 export class MemberProcess {
-  readonly runs: Omit<Run, 'member'>[] = [];
+  readonly runs: (Omit<Run, 'member'> & { at: number })[] = [];
+  /** What a handler that takes its time has finished. */
+  readonly done: { id: number; at: number }[] = [];
   log = '';
   laneCount = 0;
   /** Resolves when it has ended and all that it printed is read. */
@@ -37,6 +39,12 @@ export class MemberProcess {
     this.#child.kill(signal);
   }
 
+  /** Resolves when it has left. */
+  leave(): Promise<unknown> {
+    this.kill('SIGTERM');
+    return this.ended;
+  }
+
   /** Resolves when it stands still by a SIGSTOP, its own or ours. */
   async frozen(): Promise<void> {
     const { readFile } = await import('node:fs/promises');
@@ -59,6 +67,7 @@ export class MemberProcess {
   #read(line: Line): void {
     if ('log' in line) this.log += `${line.log}\n`;
     else if ('lanes' in line) this.laneCount = line.lanes;
+    else if ('done' in line) this.done.push({ id: line.done, at: line.at });
     else this.runs.push(line);
   }
 }

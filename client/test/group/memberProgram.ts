@@ -1,4 +1,5 @@
 /** A member in a process of its own, which can be killed and frozen: prints its runs and its log as lines of JSON. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createPool, type Signal } from '@pg-signals/db';
 import pg from 'pg';
 import { Group, type GroupOptions } from '../../src/index.ts';
@@ -14,14 +15,24 @@ export interface ProgramOptions {
   freeze?: { at: string; when: 'before' | 'after'; nth?: number };
   /** Keeps the process busy for so long with this id, in ms, and ends it (SIGKILL) when it begins the other. */
   busy?: { id: number; ms: number; killAt: number };
+  /** Ends the process when it begins this id. */
+  poison?: number;
+  /** Of the first runs, this share fails. */
+  failing?: number;
   /** Its own clock is wrong by this, in ms. */
   clockMs?: number;
 }
 
 /** A line of the program. */
-export type Line = { id: number; lane: number; epoch: number; attempt: number } | { log: string } | { lanes: number };
+export type Line =
+  | { id: number; lane: number; epoch: number; attempt: number; at: number }
+  | { done: number; at: number }
+  | { log: string }
+  | { lanes: number };
 
 const given: ProgramOptions = JSON.parse(process.env.MEMBER!);
+/** In ms, the same clock in all processes. */
+const at = () => performance.timeOrigin + performance.now();
 const print = (line: Line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
 if (given.clockMs) {
@@ -58,10 +69,13 @@ process.once('SIGTERM', () => stop.abort());
 
 const each = (signal: Signal, { lane, epoch, attempt }: { lane: number; epoch: number; attempt: number }) => {
   const { busy, handlerMs } = given;
-  print({ id: signal.id, lane, epoch, attempt });
+  print({ id: signal.id, lane, epoch, attempt, at: at() });
+  if (signal.id === given.poison) process.exit(1);
   if (signal.id === busy?.killAt) process.kill(process.pid, 'SIGKILL');
   if (signal.id === busy?.id) for (const end = performance.now() + busy.ms; performance.now() < end; );
-  return handlerMs ? new Promise((resolve) => setTimeout(resolve, handlerMs)) : undefined;
+  if (attempt === 1 && Math.random() < (given.failing ?? 0)) throw new Error('at random');
+  if (!handlerMs) return undefined;
+  return sleep(handlerMs).then(() => print({ done: signal.id, at: at() }));
 };
 const handleBatch = async (signals: readonly Signal[], tx: pg.PoolClient) => {
   await tx.query('INSERT INTO handled SELECT unnest($1::bigint[])', [signals.map(({ id }) => id)]);
