@@ -86,6 +86,23 @@ test('rows of a key come one after another, while members fail, join, leave, fre
   expect(await deadLetters()).toEqual([]);
 }, 120_000);
 
+test('of a member that is killed after a row has failed, nothing comes again after that row', async () => {
+  const options = { order: 'signal_name', checkpointMs: 60_000 };
+  const killed = new MemberProcess(groups.url, { options, failAt: 3 });
+  await killed.lanes(64);
+  await groups.insert(3);
+  await expect.poll(async () => (await groups.client.query('SELECT FROM signal_retries')).rowCount).toBe(1);
+  killed.kill('SIGKILL');
+  await killed.ended;
+  const group = groups.make({ order: 'signal_name' });
+  const member = group.join();
+  await member.lanes(64);
+  await groups.insert(1);
+  await group.until(() => group.ids.includes(4));
+  expect(killed.ids).toEqual([1, 2, 3]);
+  expect(group.runs.map(({ id }) => id)).toEqual([3, 4]);
+});
+
 test('batches are written once by members that are killed at any moment', async () => {
   await groups.client.query('CREATE TABLE handled (id bigint)');
   const options = { from: 'earliest' as const };

@@ -19,6 +19,8 @@ export interface ProgramOptions {
   poison?: number;
   /** Of the first runs, this share fails. */
   failing?: number;
+  /** The first run of this id fails. */
+  failAt?: number;
   /** Its own clock is wrong by this, in ms. */
   clockMs?: number;
 }
@@ -73,7 +75,8 @@ const each = (signal: Signal, { lane, epoch, attempt }: { lane: number; epoch: n
   if (signal.id === given.poison) process.exit(1);
   if (signal.id === busy?.killAt) process.kill(process.pid, 'SIGKILL');
   if (signal.id === busy?.id) for (const end = performance.now() + busy.ms; performance.now() < end; );
-  if (attempt === 1 && Math.random() < (given.failing ?? 0)) throw new Error('at random');
+  const fails = Math.random() < (given.failing ?? 0) || signal.id === given.failAt;
+  if (attempt === 1 && fails) throw new Error('the first time');
   if (!handlerMs) return undefined;
   return sleep(handlerMs).then(() => print({ done: signal.id, at: at() }));
 };

@@ -1,5 +1,6 @@
 /** Rows that fail: run again, buried, in the order of their keys, whatever fails beside them. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { migrate } from '@pg-signals/db/migrate';
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import { upTo, useGroups } from '../testGroup.ts';
@@ -257,4 +258,32 @@ test('what a member runs again while it leaves is not run by the next one, too',
   await second.lanes(64);
   await expect.poll(retriesLeft).toBe(0);
   expect(group.runs.length).toBe(2);
+});
+
+test('an error in characters that the database lacks is stored with their codes', async () => {
+  const name = `latin1_${Date.now()}`;
+  await groups.client.query(`CREATE DATABASE ${name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'`);
+  const url = new URL(groups.url);
+  url.pathname = `/${name}`;
+  await migrate(url.href);
+  const latin1 = new pg.Client(url.href);
+  await latin1.connect();
+  const group = groups.make({ url: url.href, retries: 0, order: 'attributes.room' });
+  const member = group.join({}, ({ id }) => {
+    if (id === 1) throw new Error('é ✓ 😀');
+  });
+  await member.lanes(64);
+  await latin1.query(
+    `INSERT INTO signals (signal_name, signal_value, attributes)
+     SELECT 'é', n, jsonb_build_object('room', U&'\\00e9' || n % 7) FROM generate_series(1, 50) AS n`,
+  );
+  await group.until(() => group.runs.length === 50);
+  const errors = async () => (await latin1.query('SELECT last_error FROM dead_letters')).rows;
+  await expect.poll(errors).toEqual([{ last_error: '\\u00e9 \\u2713 \\ud83d\\ude00' }]);
+  // In catch-up the server finds the lanes of such keys, too.
+  const late = group.join({ name: 'late', from: 'earliest', retries: 0 });
+  await Promise.all([late.lanes(64), group.until(() => group.runs.length === 100)]);
+  await group.stop();
+  await latin1.end();
+  await groups.client.query(`DROP DATABASE ${name} WITH (FORCE)`);
 });
