@@ -5,7 +5,14 @@ import type { Pool, PoolClient } from 'pg';
 import type { BatchHandler, Outcome } from './batchHandling.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { HandlerTimeoutError, toError, type Work } from './handling.ts';
-import { inTransaction, LostMembershipError, type Membership, NotCommittedError, rows } from './membership.ts';
+import {
+  inTransaction,
+  LostMembershipError,
+  type Membership,
+  NotCommittedError,
+  RestartedError,
+  rows,
+} from './membership.ts';
 import { NEXT_OF_KEY } from './retries.ts';
 
 export interface BatchTransactionsOptions<Row> {
@@ -94,6 +101,7 @@ type Finish = (client: PoolClient, commit: () => Promise<void>) => Promise<void>
 /** Without a timeout: that counts as the handler's. */
 const isConnectionLost = (error: unknown): boolean =>
   error instanceof NotConnectedError ||
+  error instanceof RestartedError ||
   (error instanceof NotCommittedError && !(error.cause instanceof QueryTimeoutError));
 
 /** The server answers nothing else within a transaction in which a query has failed. */

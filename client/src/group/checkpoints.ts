@@ -1,8 +1,7 @@
 /** Stores a member's cursors, often enough, and knows until when its lease holds. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PoolClient } from 'pg';
-import { LostMembershipError, type Membership } from './membership.ts';
-import type { StoredCursor } from './storedCursor.ts';
+import { LostMembershipError, type Membership, type Position, RestartedError } from './membership.ts';
 
 /** Rows are handled beyond the last checkpoint up to so many times `rows`: then the handler waits for the next one. */
 const UNSTORED_FACTOR = 4;
@@ -22,10 +21,12 @@ export interface CheckpointsOptions {
   everyMs: number;
   everyRows: number;
   /** Where the cursors stand now, leaving out rows that are not handled except these. */
-  position: (besides?: ReadonlySet<number>) => { cursors: StoredCursor[]; inFlight: number };
+  position: (besides?: ReadonlySet<number>) => Position;
+  /** Called when a position was not stored because the server was restarted: the next one has to be one that it has on disk. */
+  onRestarted: () => void;
   flush: (() => Promise<unknown> | undefined) | undefined;
-  /** Asks for a proof; undefined where none would help. */
-  prove: () => Promise<void> | undefined;
+  /** Resolves with the next proof, which is asked for if need be; undefined where none would help. */
+  prove: (isAsked: boolean) => Promise<void> | undefined;
   /** Called when `storeAt` may be earlier than before. */
   onDue: () => void;
 }
@@ -66,14 +67,13 @@ export class Checkpoints {
     return this.#unstored >= unstoredMax(this.#options.everyRows);
   }
 
-  /** A row was handled. True where a checkpoint is due now. */
+  /** A row was handled. True where a checkpoint has become due: the event loop should have a turn, so that it gets on its way. */
   count(): boolean {
-    const { everyMs, everyRows, onDue } = this.#options;
+    const { everyMs, everyRows } = this.#options;
     this.#unstored++;
     if (this.#unstored === 1) this.#dueAt(performance.now() + everyMs);
-    if (this.#unstored < everyRows) return false;
-    if (this.#unstored === everyRows) this.#dueAt(0);
-    else onDue();
+    if (this.#unstored % everyRows > 0) return false;
+    this.#dueAt(0);
     return true;
   }
 
@@ -94,40 +94,52 @@ export class Checkpoints {
 
   /** The lease and the cursors in one statement. @throws {LostMembershipError} */
   async store(): Promise<void> {
-    const { membership, flush, position, prove } = this.#options;
+    const { membership, everyRows, flush, position, prove } = this.#options;
     const mayWait = this.#unstored > 0 && !this.isFull && !this.isLeaseOver;
-    const proved = mayWait ? prove() : undefined;
+    // Where many rows come, a proof is on its way by itself.
+    const proved = mayWait ? prove(this.#unstored < everyRows) : undefined;
     if (proved) await Promise.race([proved, this.#full.promise, sleep(PROOF_WAIT_MS, undefined, { ref: false })]);
-    await this.write(async () => {
+    const storeNow = async () => {
       const count = this.#unstored;
-      const { cursors, inFlight } = position();
+      const now = position();
       await flush?.();
       const sentAt = performance.now();
-      await membership.store(cursors, inFlight);
+      await membership.store(now);
       this.#onStored(count, sentAt);
-    });
+    };
+    await this.write(() => storeNow().catch((error) => this.#orRestarted(error, storeNow)));
+  }
+
+  #orRestarted(error: unknown, again: () => Promise<void>): Promise<void> {
+    if (!(error instanceof RestartedError)) throw error;
+    this.#options.onRestarted();
+    return again();
   }
 
   /** Stores within a transaction that these rows are handled, and commits it. */
   async storeWith(client: PoolClient, rows: ReadonlySet<number>, commit: () => Promise<void>): Promise<void> {
-    await this.#storeIn(rows, (cursors) => this.#options.membership.storeWith(client, cursors, commit));
+    await this.#storeIn(rows, (position) => this.#options.membership.storeWith(client, position, commit));
   }
 
   /** Stores that these rows are handled, in one transaction with what `work` writes. */
   async storeAlong(rows: ReadonlySet<number>, work: (client: PoolClient) => Promise<unknown>): Promise<void> {
-    await this.#storeIn(rows, async (cursors) => {
+    await this.#storeIn(rows, async (position) => {
       await this.#options.flush?.();
-      await this.#options.membership.storeAlong(cursors, work);
+      await this.#options.membership.storeAlong(position, work);
     });
   }
 
-  async #storeIn(rows: ReadonlySet<number>, store: (cursors: StoredCursor[]) => Promise<void>): Promise<void> {
+  async #storeIn(rows: ReadonlySet<number>, store: (position: Position) => Promise<void>): Promise<void> {
     await this.write(async () => {
       const count = this.#unstored;
-      const { cursors } = this.#options.position(rows);
+      const { onRestarted, position, prove } = this.#options;
       const sentAt = performance.now();
-      await store(cursors);
+      await store(position(rows)).catch((error) => {
+        if (error instanceof RestartedError) onRestarted();
+        throw error;
+      });
       this.#onStored(count, sentAt);
+      prove(true); // so that the next one has fewer rows to name
     });
   }
 

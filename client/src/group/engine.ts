@@ -50,7 +50,7 @@ export class Engine<Row extends FeedRow> {
     this.#query = createWritingQuery(pool, options.proofTimeoutMs);
     this.#handler = handler;
     this.#joinAs = join;
-    this.#listener = new Listener(pool, listener);
+    this.#listener = new Listener(pool, { proofEvery: options.checkpointRows, ...listener });
     this.#feed = this.#listener.attach(this.#options.feed, (shared) => {
       this.#shared = shared;
       return {

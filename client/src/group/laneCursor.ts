@@ -17,7 +17,7 @@ export interface OpenRead {
   readonly to: Snapshot;
   place: ReadingPlace;
   /** The digests of the rows that were delivered beyond `from` before. */
-  readonly delivered: ReadonlyMap<string, readonly (string | undefined)[]>;
+  readonly delivered: ReadonlyMap<string, readonly (number | undefined)[]>;
 }
 
 export class LaneCursor {
@@ -29,6 +29,8 @@ export class LaneCursor {
   /** Rows that were taken out of the handler's queue when this was split off. */
   unbegun: readonly UnfinishedRow[] = [];
   readonly #cursor: Cursor;
+  /** The newest snapshot of which everything was delivered. A crash may undo it, until the cursor finds it on disk. */
+  #proved: Snapshot | undefined;
   readonly #places: readonly (readonly [xid: number, id: string])[];
   readonly #handled: readonly HandledRow[];
   #open: OpenRead | undefined;
@@ -89,7 +91,18 @@ export class LaneCursor {
   }
 
   prove(snapshot: Snapshot): void {
+    if (snapshot.takenAt >= this.snapshot.receivedAt) this.#proved = snapshot;
     this.#cursor.prove(snapshot);
+  }
+
+  /** On which start of a server a cursor that is stored from here means something; undefined for any. */
+  get startedAt(): string | undefined {
+    return this.#open ? undefined : this.#proved?.server.startedAt;
+  }
+
+  /** The server was restarted: what it had not on disk may be gone. */
+  forgetProved(): void {
+    this.#proved = undefined;
   }
 
   /** Takes these lanes out. They stand where this cursor stands now. */
@@ -100,15 +113,22 @@ export class LaneCursor {
     const mine = [...this.lanes].filter((lane) => lanes.has(lane));
     const part = new LaneCursor({ lanes: mine, places, handled: this.#handled, pending: this.owed }, cursor);
     part.suspects = this.suspects;
+    part.#proved = this.#proved;
     if (this.#open) part.#open = { ...this.#open };
     for (const lane of mine) this.lanes.delete(lane);
     return part;
   }
 
-  /** As the database keeps it. What is unfinished counts as not handled. */
-  stored(unfinished: readonly UnfinishedRow[]): StoredCursor {
+  /**
+   * As the database keeps it. What is unfinished counts as not handled.
+   *
+   * From a snapshot that was proved a moment ago fewer rows are named one by one. The commit that stores it flushes all that it
+   * covers; but after a restart of the server nothing may be stored of it.
+   */
+  stored(unfinished: readonly UnfinishedRow[], from: 'durable' | 'proved'): StoredCursor {
     const open = this.#open;
-    const at = open ? this.snapshot.with({ text: snapshotAt(open.from, open.to, open.place) }) : this.snapshot;
+    const read = open && this.snapshot.with({ text: snapshotAt(open.from, open.to, open.place) });
+    const at = read ?? (from === 'proved' ? this.#proved : undefined) ?? this.snapshot;
     const places = this.#placesBeyond(at);
     const isCovered = (xid: number, id: number) =>
       at.covers(xid) || places.some((place) => place[0] === xid && id <= Number(place[1]));
@@ -116,13 +136,13 @@ export class LaneCursor {
     const ids = new Set(mine.map(({ id }) => id));
     const handled: HandledRow[] = this.#handled.filter(([xid, id]) => !isCovered(xid, id) && !ids.has(id));
     for (const [xid, id, payload] of this.#cursor.rows()) {
-      if (!isCovered(xid, id) && !ids.has(id)) handled.push([xid, id, payload === undefined ? '' : digestOf(payload)]);
+      if (!isCovered(xid, id) && !ids.has(id)) handled.push([xid, id, payload === undefined ? 0 : digestOf(payload)]);
     }
     const pending = [...this.owed, ...mine.filter(({ xid, id }) => isCovered(xid, id)).map(({ xid, id }) => [xid, id])];
     return {
       lanes: [...this.lanes].sort((a, b) => a - b),
       at: at.text,
-      takenAt: Math.round(Date.now() - (performance.now() - this.snapshot.takenAt)),
+      takenAt: Math.round(Date.now() - (performance.now() - at.takenAt)),
       ...(places.length > 0 && { places }),
       ...(handled.length > 0 && { handled }),
       ...(pending.length > 0 && { pending: pending as [number, number][] }),
@@ -141,9 +161,9 @@ export class LaneCursor {
     return [...last].filter(([xid, id]) => xid > 0 && id > 0n).map(([xid, id]) => [xid, String(id)] as const);
   }
 
-  #delivered(): Map<string, (string | undefined)[]> {
-    const digests = new Map<string, (string | undefined)[]>();
-    const add = (xid: number, id: number, digest: string | undefined) => {
+  #delivered(): Map<string, (number | undefined)[]> {
+    const digests = new Map<string, (number | undefined)[]>();
+    const add = (xid: number, id: number, digest: number | undefined) => {
       const key = `${xid}:${id}`;
       const known = digests.get(key);
       if (known) known.push(digest);

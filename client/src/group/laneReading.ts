@@ -21,6 +21,14 @@ export interface Arrival {
   readonly suspect: boolean;
 }
 
+/** What a member is to store. */
+export interface StoredLanes {
+  readonly kept: StoredCursor[];
+  readonly released: StoredCursor[];
+  /** The start of the server on which that means something; undefined for any. */
+  readonly startedAt: string | undefined;
+}
+
 export interface LaneReadingOptions {
   query: Query;
   table: FeedTable<FeedRow>;
@@ -105,11 +113,18 @@ export class LaneReading implements Reading {
   }
 
   /** All cursors as they are to be stored now, and apart from them those that are released. */
-  stored(unfinished: readonly UnfinishedRow[]): { kept: StoredCursor[]; released: StoredCursor[] } {
+  stored(unfinished: readonly UnfinishedRow[], from: 'durable' | 'proved' = 'durable'): StoredLanes {
+    const cursors = this.#cursors();
     return {
-      kept: [...this.#acquired.map(({ stored }) => stored), ...this.#cursors().map((each) => each.stored(unfinished))],
-      released: [...this.#releasedUnread, ...this.#released.map((each) => each.stored(unfinished))],
+      kept: [...this.#acquired.map(({ stored }) => stored), ...cursors.map((each) => each.stored(unfinished, from))],
+      released: [...this.#releasedUnread, ...this.#released.map((each) => each.stored(unfinished, 'durable'))],
+      startedAt: from === 'proved' ? cursors.find(({ startedAt }) => startedAt)?.startedAt : undefined,
     };
+  }
+
+  /** The server was restarted: only what was on disk is stored from here. */
+  forgetProved(): void {
+    for (const cursor of this.#cursors()) cursor.forgetProved();
   }
 
   /** What was released is another's now. */

@@ -14,7 +14,7 @@ import { EachHandling, type Handler, type Handling, toError, type Work } from '.
 import type { UnfinishedRow } from './laneCursor.ts';
 import { LaneReading } from './laneReading.ts';
 import { Lanes } from './lanes.ts';
-import { LostMembershipError, type Membership, StandbyError } from './membership.ts';
+import { LostMembershipError, type Membership, type Position, StandbyError } from './membership.ts';
 import type { MemberOptions } from './options.ts';
 import { type DueRow, Retries, type RunOutcome } from './retries.ts';
 import type { StoredCursor } from './storedCursor.ts';
@@ -89,9 +89,10 @@ export class Member<Row extends FeedRow> {
       everyRows: checkpointRows,
       flush,
       position: (besides) => this.#position(besides),
-      prove: () => {
+      onRestarted: () => this.reading.forgetProved(),
+      prove: (isAsked) => {
         if (!this.reading.isLevel) return undefined;
-        prove();
+        if (isAsked) prove();
         return this.#progress.promise;
       },
       onDue: () => this.#wake(),
@@ -162,7 +163,7 @@ export class Member<Row extends FeedRow> {
   lose(reason: Error): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.stoodAt = this.#position().cursors;
+    this.stoodAt = this.#position(undefined, 'durable').cursors;
     this.#checkpoints.end(); // at once: no checkpoint may find the lanes gone
     this.reading.clear();
     this.handling.cancel();
@@ -386,11 +387,11 @@ export class Member<Row extends FeedRow> {
 
   // --- rows -------------------------------------------------------------------------------------------------------------
 
-  #position(besides?: ReadonlySet<number>): { cursors: StoredCursor[]; inFlight: number } {
+  #position(besides?: ReadonlySet<number>, from: 'durable' | 'proved' = 'proved'): Position {
     const all = this.#unfinished;
     const unfinished = besides ? all.filter(({ id }) => !besides.has(id)) : all;
-    const { kept, released } = this.reading.stored(unfinished);
-    return { cursors: [...kept, ...released], inFlight: unfinished.length };
+    const { kept, released, startedAt } = this.reading.stored(unfinished, from);
+    return { cursors: [...kept, ...released], inFlight: unfinished.length, startedAt };
   }
 
   #finished(): void {

@@ -13,6 +13,19 @@ export class LostMembershipError extends Error {
   override name = 'LostMembershipError';
 }
 
+/** The server was started since the position was taken: what it had not on disk may be gone. Nothing was stored of it. */
+export class RestartedError extends Error {
+  override name = 'RestartedError';
+}
+
+/** What a checkpoint stores. */
+export interface Position {
+  readonly cursors: readonly StoredCursor[];
+  readonly inFlight: number;
+  /** The start of the server on which the cursors mean something; undefined for any. */
+  readonly startedAt: string | undefined;
+}
+
 /** The connection was lost before the COMMIT was sent: nothing was done. */
 export class NotCommittedError extends Error {
   override name = 'NotCommittedError';
@@ -115,39 +128,53 @@ export class Membership {
    * Stores the cursors and renews the lease: one update of one row, which does nothing where the membership is lost.
    *
    * @throws {LostMembershipError}
+   * @throws {RestartedError} where the lease is renewed, and no cursor is stored.
    */
-  async store(cursors: readonly StoredCursor[], inFlight: number): Promise<void> {
-    const confirm = await this.#store((sql, values) => this.#options.query<[string]>(sql, values), cursors, inFlight);
+  async store(position: Position): Promise<void> {
+    const confirm = await this.#store((sql, values) => this.#options.query<[string]>(sql, values), position);
     confirm();
+    this.#requireStart(position);
   }
 
   /** The same within a transaction, which it commits: both are done, or neither. */
-  async storeWith(client: PoolClient, cursors: readonly StoredCursor[], commit: () => Promise<void>): Promise<void> {
-    const confirm = await this.#store((sql, values) => rows<[string]>(client, sql, values), cursors, 0);
+  async storeWith(client: PoolClient, position: Position, commit: () => Promise<void>): Promise<void> {
+    let startedAt: string | undefined;
+    const run = async (sql: string, values: unknown[]) => {
+      const stored = await rows<[string]>(client, sql, values);
+      startedAt = stored[0]?.[0];
+      return stored;
+    };
+    const confirm = await this.#store(run, position);
+    this.#requireStart(position, startedAt);
     await commit();
     confirm();
   }
 
   /** In one transaction with what `work` writes. */
-  async storeAlong(cursors: readonly StoredCursor[], work: (client: PoolClient) => Promise<unknown>): Promise<void> {
+  async storeAlong(position: Position, work: (client: PoolClient) => Promise<unknown>): Promise<void> {
     const { pool, timeoutMs } = this.#options;
     await inTransaction(pool, timeoutMs, async (client, commit) => {
       await work(client); // first: whoever moves lanes locks the group's row before the member's, too
-      await this.storeWith(client, cursors, commit);
+      await this.storeWith(client, position, commit);
     });
+  }
+
+  #requireStart(position: Position, startedAt: string | undefined = this.startedAt): void {
+    if (position.startedAt === undefined || position.startedAt === startedAt) return;
+    throw new RestartedError('the server was restarted');
   }
 
   async #store(
     run: (sql: string, values: unknown[]) => Promise<[string][]>,
-    cursors: readonly StoredCursor[],
-    inFlight: number,
+    { cursors, inFlight, startedAt }: Position,
   ): Promise<() => void> {
     const count = ++this.#sent;
     const backend = this.#options.backend();
     // A checkpoint whose answer was lost may have been stored or not. On another timeline the cursors mean nothing.
     const stored = await run(
       `UPDATE public.signal_group_members
-       SET cursors = $5, stored = $4, in_flight = $7, backend = $8, lease_until = clock_timestamp() + $6 * interval '1 ms'
+       SET cursors = CASE WHEN $10::text IS NULL OR $10 = ${STARTED_AT} THEN $5::jsonb ELSE cursors END,
+         stored = $4, in_flight = $7, backend = $8, lease_until = clock_timestamp() + $6 * interval '1 ms'
        WHERE group_id = $1 AND epoch = $2 AND stored >= $3 AND stored < $4 AND ${TIMELINE} = $9
        RETURNING ${STARTED_AT}`,
       [
@@ -160,6 +187,7 @@ export class Membership {
         inFlight,
         backend ?? null,
         this.timeline,
+        startedAt ?? null,
       ],
     );
     if (stored.length === 0) throw this.#lost();

@@ -43,7 +43,7 @@ export interface FeedOptions<Row extends FeedRow> extends PayloadsOptions<Row> {
   observer: FeedObserver;
   /** Notifications that wait at most. */
   bufferMax: number;
-  /** A proof is asked for after so many rows, or `PROOF_CHARACTERS` of payloads. */
+  /** A proof is asked for after so many notifications, or `PROOF_CHARACTERS` of them. */
   proofEvery: number;
   pollMs: number;
 }
@@ -79,6 +79,9 @@ export class Feed<Row extends FeedRow> {
   #provedAt: number | undefined;
   #following: Promise<void> = Promise.resolve();
   #wake = () => {};
+  #connection: ListeningConnection | undefined;
+  /** Since the last proof was asked for. */
+  #unproved = { rows: 0, characters: 0 };
 
   constructor(options: FeedOptions<Row>) {
     this.#options = options;
@@ -132,8 +135,17 @@ export class Feed<Row extends FeedRow> {
     this.#keep(marker);
   }
 
+  /** Counted when they come, not when they are delivered: so there is a marker among those that wait, however many they are. */
+  #countToProof(payload: string): void {
+    this.#unproved.characters += payload.length;
+    if (++this.#unproved.rows < this.#options.proofEvery && this.#unproved.characters < PROOF_CHARACTERS) return;
+    this.#unproved = { rows: 0, characters: 0 };
+    this.#connection?.prove().catch(() => {}); // a failed proof ends the connection
+  }
+
   #keep(item: string | Marker): void {
     if (this.#mode === 'overflowed' || this.#mode === 'polling') return;
+    if (typeof item === 'string') this.#countToProof(item);
     // The loop sleeps only when the buffer is empty: waking it for each row would cost more than delivering the row.
     if (!this.#buffer.push(item)) this.#overflow();
     else if (this.#buffer.length === 1) this.#wake();
@@ -159,6 +171,7 @@ export class Feed<Row extends FeedRow> {
    */
   follow(connection: Connection): void {
     const { ended } = connection;
+    this.#connection = connection.mode === 'listening' ? connection : undefined;
     if (connection.mode === 'listening') this.#reading.begin(connection.snapshot);
     ended.addEventListener(
       'abort',
@@ -207,7 +220,7 @@ export class Feed<Row extends FeedRow> {
     this.#setMode('live');
     this.#provedAt = to.takenAt;
     if (this.#behind) this.#reportLevel();
-    const notifications = this.#notifications(to, connection);
+    const notifications = this.#notifications(to);
     while (!ended.aborted && this.#mode === 'live') {
       await this.#deliver(notifications, ended);
       const woken = Promise.withResolvers<void>();
@@ -238,10 +251,8 @@ export class Feed<Row extends FeedRow> {
   // --- delivery --------------------------------------------------------------------------------------------------------
 
   /** What is notified. A row says by its transaction whether the table was read up to it. */
-  #notifications(readTo: Snapshot, connection: ListeningConnection): RowSource<string | Marker> {
-    const { proofEvery } = this.#options;
+  #notifications(readTo: Snapshot): RowSource<string | Marker> {
     const reading = this.#reading;
-    let [rows, characters] = [0, 0];
     return {
       name: 'notify',
       server: readTo.server,
@@ -250,13 +261,7 @@ export class Feed<Row extends FeedRow> {
       mayBeWanted: (payload) => reading.mayBeWanted(payload as string),
       isWanted: (row) => reading.isWanted(row),
       isDuplicate: (xid) => reading.wasRead(xid),
-      record(xid, id, payload) {
-        reading.record(xid, id, payload);
-        characters += payload.length;
-        if (++rows < proofEvery && characters < PROOF_CHARACTERS) return;
-        rows = characters = 0;
-        connection.prove().catch(() => {}); // a failed proof ends the connection
-      },
+      record: (xid, id, payload) => reading.record(xid, id, payload),
     };
   }
 

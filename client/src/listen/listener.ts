@@ -31,7 +31,7 @@ export interface ListenerOptions {
   bufferMax?: number;
   /** Time between two proofs, in ms (5,000). A proof: a marker sent through another connection comes back on this one. */
   proofIntervalMs?: number;
-  /** Signals between two proofs (10,000). */
+  /** Notifications between two proofs (10,000). */
   proofEvery?: number;
   /** Longest wait for a proof, a connection or the answer to a small query, in ms (5,000). */
   proofTimeoutMs?: number;
