@@ -113,7 +113,7 @@ test('a member that was frozen past its lease changes nothing, says so once, and
 });
 
 test.each([
-  ['a checkpoint', 'SET cursors = $5', 'after'],
+  ['a checkpoint', 'SET cursors = CASE', 'after'],
   ['joining', 'INSERT INTO public.signal_group_members', 'before'],
   ['taking lanes', 'UPDATE public.signal_groups SET free', 'before'],
 ] as const)(
@@ -161,7 +161,7 @@ test('a batch that is frozen blocks others until its time limit, and commits not
   const frozen = new MemberProcess(groups.url, {
     batch: true,
     options,
-    freeze: { at: 'SET cursors = $5', when: 'before' },
+    freeze: { at: 'SET cursors = CASE', when: 'before' },
   });
   await frozen.until(() => frozen.log.includes('Lanes taken'));
   await groups.insert(1_000);
