@@ -103,6 +103,26 @@ test('of a member that is killed after a row has failed, nothing comes again aft
   expect(group.runs.map(({ id }) => id)).toEqual([3, 4]);
 });
 
+test('a slow row holds up nothing, and it alone comes again after a kill', async () => {
+  const killed = new MemberProcess(groups.url, { options: { concurrency: 2 }, endless: 1 });
+  await killed.lanes(64);
+  await groups.insert(500);
+  await killed.until(() => killed.runs.length === 500);
+  const stored = async () => {
+    const { rows } = await groups.client.query('SELECT cursors FROM signal_group_members');
+    const [{ pending, handled }] = rows[0].cursors;
+    return { pending: pending?.map(([, id]: [number, number]) => id), handled: handled?.length ?? 0 };
+  };
+  await expect.poll(stored, { timeout: 5_000 }).toEqual({ pending: [1], handled: 0 });
+  killed.kill('SIGKILL');
+  await killed.ended;
+  const group = groups.make();
+  await group.join().lanes(64);
+  await groups.insert(1);
+  await group.until(() => group.runs.length === 2);
+  expect(group.ids).toEqual([1, 501]);
+});
+
 test('batches are written once by members that are killed at any moment', async () => {
   await groups.client.query('CREATE TABLE handled (id bigint)');
   const options = { from: 'earliest' as const };

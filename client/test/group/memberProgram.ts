@@ -21,6 +21,8 @@ export interface ProgramOptions {
   failing?: number;
   /** The first run of this id fails. */
   failAt?: number;
+  /** With this id the handler never finishes. */
+  endless?: number;
   /** Its own clock is wrong by this, in ms. */
   clockMs?: number;
 }
@@ -77,6 +79,7 @@ const each = (signal: Signal, { lane, epoch, attempt }: { lane: number; epoch: n
   if (signal.id === busy?.id) for (const end = performance.now() + busy.ms; performance.now() < end; );
   const fails = Math.random() < (given.failing ?? 0) || signal.id === given.failAt;
   if (attempt === 1 && fails) throw new Error('the first time');
+  if (signal.id === given.endless) return new Promise(() => {});
   if (!handlerMs) return undefined;
   return sleep(handlerMs).then(() => print({ done: signal.id, at: at() }));
 };

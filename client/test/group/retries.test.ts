@@ -1,8 +1,10 @@
 /** Rows that fail: run again, buried, in the order of their keys, whatever fails beside them. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { createPool } from '@pg-signals/db';
 import { migrate } from '@pg-signals/db/migrate';
 import pg from 'pg';
 import { expect, test } from 'vitest';
+import { type FeedRow, type FeedTable, Group } from '../../src/index.ts';
 import { upTo, useGroups } from '../testGroup.ts';
 
 const groups = useGroups();
@@ -286,4 +288,52 @@ test('an error in characters that the database lacks is stored with their codes'
   await group.stop();
   await latin1.end();
   await groups.client.query(`DROP DATABASE ${name} WITH (FORCE)`);
+});
+
+test('a group of another table keeps the order of its keys, fails and buries as well', async () => {
+  await groups.client.query(`
+    CREATE SCHEMA audit;
+    CREATE TABLE audit.events (
+      id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, who int, what json, xid xid8 NOT NULL DEFAULT pg_current_xact_id());
+    CREATE INDEX ON audit.events (xid, id);
+    CREATE FUNCTION audit.tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      PERFORM pg_notify('audit', row_to_json(NEW)::text); RETURN NULL; END $$;
+    CREATE TRIGGER tell AFTER INSERT ON audit.events FOR EACH ROW EXECUTE FUNCTION audit.tell()`);
+  interface Event extends FeedRow {
+    readonly who: number;
+    readonly what: unknown;
+  }
+  const feed: FeedTable<Event> = {
+    table: 'audit.events',
+    channel: 'audit',
+    columns: ['id', 'who', 'what', 'xid'],
+    parse: (payload) => JSON.parse(payload),
+  };
+  const pool = createPool({ connectionString: groups.url, application_name: 'member', max: 4 });
+  const done: Event[] = [];
+  const member = new Group<Event>(
+    pool,
+    { name: 'auditors', feed, order: 'who', concurrency: 3, retries: 1, leaseMs: 1_000, checkpointMs: 100 },
+    async (event, { attempt }) => {
+      if (event.id === 2 || (event.id === 3 && attempt === 1)) throw new Error('no');
+      done.push(event);
+    },
+  );
+  const stop = new AbortController();
+  const ended = member.start(stop.signal);
+  await expect.poll(() => member.laneCount).toBe(64);
+  await groups.client.query(
+    `INSERT INTO audit.events (who, what) SELECT n % 4, '{"nul": "\\u0000"}' FROM generate_series(1, 40) AS n`,
+  );
+  await expect.poll(() => done.length, { timeout: 10_000 }).toBe(39);
+  stop.abort();
+  await ended;
+  await pool.end();
+  for (let who = 0; who < 4; who++) {
+    const ids = done.filter((event) => event.who === who).map(({ id }) => id);
+    expect(ids).toEqual(upTo(40).filter((id) => id % 4 === who && id !== 2));
+  }
+  // The type jsonb has no NUL: the row is kept as text.
+  const [letter] = await deadLetters();
+  expect(JSON.parse(letter.signal)).toMatchObject({ id: 2, what: { nul: '\u0000' } });
 });
