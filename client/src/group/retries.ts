@@ -294,9 +294,8 @@ export class Retries<Row> {
        ), dead AS (
          INSERT INTO public.dead_letters (group_name, signal_id, signal, attempts, first_error, last_error)
          SELECT $5, $2, $6, $7, coalesce(first_error, $8), coalesce($8, last_error) FROM done
-         RETURNING last_error
        ), next AS (${NEXT_OF_KEY})
-       SELECT last_error FROM dead`,
+       SELECT coalesce($8, last_error) FROM done`,
       [
         group.id,
         due.id,
