@@ -245,7 +245,7 @@ export class LaneReading implements Reading {
       if (ended.aborted || cursor.lanes.size === 0) return;
       coming = next && pages < TURN_PAGES ? page(next) : undefined;
       coming?.catch(() => {}); // thrown by the await above, when the handlers are done with this page
-      await this.#deliver(cursor, open, payloads, ended);
+      await this.#deliver(cursor, open, to, payloads, ended);
       if (ended.aborted || cursor.lanes.size === 0) return;
       if (!next) return cursor.close();
       open.place = next;
@@ -259,8 +259,14 @@ export class LaneReading implements Reading {
     return { query, table, server, timeoutMs, where: conditions.length > 0 ? conditions.join(' AND ') : undefined };
   }
 
-  async #deliver(cursor: LaneCursor, open: OpenRead, payloads: readonly string[], ended: AbortSignal): Promise<void> {
-    const { server } = open.to;
+  /** @param to where it is read up to by now: the server may have been restarted since this read was begun. */
+  async #deliver(
+    cursor: LaneCursor,
+    open: OpenRead,
+    { server }: Snapshot,
+    payloads: readonly string[],
+    ended: AbortSignal,
+  ): Promise<void> {
     let at = 0;
     await this.#options.deliver(
       {
