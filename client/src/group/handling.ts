@@ -46,6 +46,8 @@ export interface HandlingOptions<Row> {
   concurrency: number;
   timeoutMs: number;
   epoch: number;
+  /** False where nothing may begin now, beside what was taken so: `resume` is called when that is over. */
+  mayBegin: () => boolean;
   /** True where a failed row of this key waits for its next run: then so does every later one. */
   isHeld: (key: string) => boolean;
   /** Keeps a row for a later run. It counts as unfinished until this resolves; it never rejects. */
@@ -80,7 +82,7 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
   readonly #unfinished = new Map<number, Work<Row>>();
   /** By key: the rows that wait behind the one that runs, or is ready. */
   readonly #keys = new Map<string, Work<Row>[]>();
-  /** Their turn among those of their key has come, and there is no room. */
+  /** Their turn among those of their key has come, and there is no room, or no lease. */
   #ready: Work<Row>[] = [];
   /** The handlers that have returned a promise. */
   readonly #running = new Map<Work<Row>, Context>();
@@ -100,6 +102,11 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
 
   get unfinished(): Work<Row>[] {
     return [...this.#unfinished.values()];
+  }
+
+  /** Rows may begin again. */
+  resume(): void {
+    this.#changed();
   }
 
   async reserve(wanted: number): Promise<Room> {
@@ -176,7 +183,7 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
   }
 
   #changed(): void {
-    while (this.#ready.length > 0 && this.#hasRoom) this.#runNext(this.#ready.shift()!);
+    while (this.#ready.length > 0 && this.#hasRoom && this.#options.mayBegin()) this.#runNext(this.#ready.shift()!);
     this.#released.changed();
   }
 
@@ -244,7 +251,7 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
     if (this.#options.isHeld(key!)) this.#deferQueue(key);
     const next = queue.shift();
     if (!next) this.#keys.delete(key!);
-    else if (this.#hasRoom) this.#runNext(next);
+    else if (this.#hasRoom && this.#options.mayBegin()) this.#runNext(next);
     else this.#ready.push(next);
   }
 

@@ -125,7 +125,15 @@ export class Member<Row extends FeedRow> {
     };
     if (typeof handler === 'function') {
       const { epoch } = membership;
-      this.handling = new EachHandling({ ...common, handler, concurrency, timeoutMs, epoch });
+      const handling = new EachHandling({
+        ...common,
+        handler,
+        concurrency,
+        timeoutMs,
+        epoch,
+        mayBegin: () => this.#mayBegin(() => handling.resume()),
+      });
+      this.handling = handling;
     } else {
       const { handleBatch } = handler;
       const onLost = (error: Error) => this.lose(error);
@@ -394,6 +402,13 @@ export class Member<Row extends FeedRow> {
     return { cursors: [...kept, ...released], inFlight: unfinished.length, startedAt };
   }
 
+  /** A process that was frozen may have lost its lanes, and what is handled beyond a checkpoint has its bound. */
+  #mayBegin(resume: () => void): boolean {
+    if (!this.#checkpoints.isLeaseOver && !this.#checkpoints.isFull) return true;
+    void this.#checkpoints.whenFree().then(resume);
+    return false;
+  }
+
   #finished(): void {
     this.#context.options.observer.handled?.(1);
     if (this.#checkpoints.count()) this.#isTurnOver = true;
@@ -434,6 +449,8 @@ export class Member<Row extends FeedRow> {
     } catch (error) {
       return toError(error);
     }
+    // A process that was frozen may have lost its lanes since it claimed the row.
+    if (this.#checkpoints.isLeaseOver) await this.#checkpoints.whenFree();
     return this.handling.again({ ...due, row, suspect: false });
   }
 
