@@ -34,7 +34,7 @@ bench: $(INSTALLED) ## measure, beside peers
 	@npm run --silent bench
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## break things for SECONDS=60 and check that no signal is lost or doubled (SEED=… replays a run)
+chaos: $(INSTALLED) ## break things for SECONDS=60 and check that no signal is lost or doubled, by consumers and by groups (SEED=… replays a run)
 	@node e2e/src/chaos/main.ts
 
 .PHONY: up

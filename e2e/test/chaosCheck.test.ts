@@ -102,7 +102,7 @@ describe('check', () => {
 });
 
 function row(id: number, xid: string, committedAt: number): CommittedRow {
-  return { id, xid, digest: id * 1_000, committedAt, calm: true };
+  return { id, xid, key: `k${id}`, digest: id * 1_000, committedAt, calm: true };
 }
 
 function deliver(id: number, at = 400): Delivery {

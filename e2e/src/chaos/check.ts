@@ -5,6 +5,8 @@ import { FORGED, NO_VALUES } from './digest.ts';
 export interface CommittedRow {
   readonly id: number;
   readonly xid: string;
+  /** Its `signal_name`. */
+  readonly key: string;
   readonly digest: number;
   /** When its COMMIT returned, in ms; undefined where the answer was lost. */
   readonly committedAt: number | undefined;

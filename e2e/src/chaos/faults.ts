@@ -1,11 +1,13 @@
 /** Injects the faults: into the server, into a consumer's network, into its process. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseSignal, SIGNALS_CHANNEL } from '@pg-signals/db';
-import type { Way } from '@pg-signals/local/faulty-proxy';
+import type { FaultyProxy, Way } from '@pg-signals/local/faulty-proxy';
 import type pg from 'pg';
 import { now } from './clock.ts';
-import type { Consumer } from './consumer.ts';
+import type { ToConsumer } from './consumers/messages.ts';
 import { digest, FORGED, FORGED_NAME } from './digest.ts';
+import type { Groups } from './groups/groups.ts';
+import { Member } from './groups/member.ts';
 import { Random } from './random.ts';
 import type { Fault, FaultKind } from './schedule.ts';
 import { type ChaosServer, isConnectionError } from './server.ts';
@@ -16,7 +18,19 @@ import type { Writers } from './writers.ts';
 export interface Targets {
   readonly server: ChaosServer;
   readonly writers: Writers;
-  readonly consumers: readonly Consumer[];
+  readonly consumers: readonly Target[];
+  /** None where no group is under test. */
+  readonly groups: Groups | undefined;
+}
+
+/** A consumer, or a member of a group. */
+export interface Target {
+  readonly cohort: number;
+  readonly proxy: FaultyProxy;
+  readonly applicationName: string;
+  send(message: ToConsumer): void;
+  /** Reads nothing of its log, until the returned function is called. */
+  blockLog?(): () => void;
 }
 
 /** A fault as it happened, on the clock of `now()`. */
@@ -30,7 +44,8 @@ export interface InjectedFault extends Fault {
 /** Injects one fault; resolves when it is over, which is at once where another fault has the server down already. */
 export async function inject(fault: Fault, targets: Targets): Promise<InjectedFault> {
   const from = now();
-  const hit = targets.consumers.filter(({ cohort }) => fault.cohort === 'all' || cohort === fault.cohort);
+  const all = [...targets.consumers, ...(targets.groups?.members ?? [])];
+  const hit = all.filter(({ cohort }) => fault.cohort === 'all' || cohort === fault.cohort);
   let terminated: number | undefined;
   try {
     terminated = (await CARRY_OUT[fault.kind](fault, hit, targets)) ?? undefined;
@@ -42,7 +57,7 @@ export async function inject(fault: Fault, targets: Targets): Promise<InjectedFa
 
 /** Resolves with the number of backends that it terminated, if any. */
 // biome-ignore lint/suspicious/noConfusingVoidType: most return nothing
-type CarryOut = (fault: Fault, hit: readonly Consumer[], targets: Targets) => Promise<number | void>;
+type CarryOut = (fault: Fault, hit: readonly Target[], targets: Targets) => Promise<number | void>;
 
 const CARRY_OUT: Record<FaultKind, CarryOut> = {
   'terminate the listening backend': (_fault, hit, { server }) =>
@@ -162,10 +177,18 @@ const CARRY_OUT: Record<FaultKind, CarryOut> = {
   },
 
   'blocked log in a burst': async ({ forMs, rows }, hit, { writers }) => {
-    const unblock = hit.map((consumer) => consumer.blockLog());
+    const unblock = hit.map((consumer) => consumer.blockLog?.());
     await Promise.all([sleep(forMs), writers.burst(Math.round(rows / 4), 4_000)]); // often more than the service holds
-    for (const read of unblock) read();
+    for (const read of unblock) read?.();
   },
+
+  'kill members': ({ forMs }, hit) => each(hit, (member) => member.kill(forMs)),
+  'kill members in a burst': async ({ forMs, rows }, hit, { writers }) => {
+    await Promise.all([writers.burst(rows), sleep(rows % 300).then(() => each(hit, (member) => member.kill(forMs)))]);
+  },
+  'freeze members past their lease': ({ forMs }, hit) => each(hit, (member) => member.freeze(forMs)),
+  'scale down and up': ({ forMs }, hit) => each(hit, (member) => member.restart(forMs)),
+  'scale up and down': async ({ forMs, rows }, _hit, { groups }) => groups?.scaleUp(forMs, rows % 2),
 };
 
 /** Rows of the ids $2 + 1 and on, in the transactions that come after this one. */
@@ -189,7 +212,7 @@ const FORGE = `
  */
 async function lead(
   { forMs, rows }: Fault,
-  hit: readonly Consumer[],
+  hit: readonly Target[],
   server: ChaosServer,
   choose: () => number,
   everyMs: number,
@@ -203,7 +226,11 @@ async function lead(
   await resume?.();
 }
 
-function cut(hit: readonly Consumer[]): void {
+async function each(hit: readonly Target[], work: (member: Member) => Promise<void>): Promise<void> {
+  await Promise.all(hit.filter((target) => target instanceof Member).map(work));
+}
+
+function cut(hit: readonly Target[]): void {
   for (const { proxy } of hit) proxy.cut();
 }
 
@@ -212,9 +239,9 @@ async function writeLargeRows(forMs: number, writers: Writers): Promise<void> {
   for (const end = now() + forMs; now() < end; await sleep(5)) await writers.burst(10, 9_000);
 }
 
-/** The backend of any consumer or writer, drawn from the seed as far as the backends come in the same order. */
+/** The backend of any consumer, member or writer, drawn from the seed as far as the backends come in the same order. */
 function killBackend({ rows }: Fault, server: ChaosServer): Promise<void> {
-  return server.killBackend(['chaos consumer %', 'chaos writer%'], rows);
+  return server.killBackend(['chaos consumer %', 'chaos member %', 'chaos writer%'], rows);
 }
 
 /**
@@ -224,7 +251,7 @@ function killBackend({ rows }: Fault, server: ChaosServer): Promise<void> {
  */
 async function afterRollbacks(
   { forMs, rows }: Fault,
-  hit: readonly Consumer[],
+  hit: readonly Target[],
   { server, writers }: Targets,
   crash: () => Promise<void>,
 ): Promise<void> {
@@ -253,7 +280,7 @@ async function rollBack(client: pg.Client, forMs: number): Promise<void> {
 }
 
 /** A backend that listens is recognised by its last query: the server shows it to other sessions in no other way. */
-async function terminate(client: pg.Client, hit: readonly Consumer[], which: keyof typeof WHICH): Promise<number> {
+async function terminate(client: pg.Client, hit: readonly Target[], which: keyof typeof WHICH): Promise<number> {
   const { rowCount } = await client.query(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY($1) AND ${WHICH[which]}`,
     [names(hit)],
@@ -265,7 +292,7 @@ async function terminate(client: pg.Client, hit: readonly Consumer[], which: key
 function terminateFor(
   forMs: number,
   server: ChaosServer,
-  hit: readonly Consumer[],
+  hit: readonly Target[],
   which: keyof typeof WHICH,
 ): Promise<number> {
   return withClient(server, async (client) => {
@@ -277,11 +304,11 @@ function terminateFor(
 
 const WHICH = { listening: `query ~* '^listen'`, others: `query !~* '^listen'`, all: 'true' };
 
-function names(hit: readonly Consumer[]): string[] {
+function names(hit: readonly Target[]): string[] {
   return hit.map(({ applicationName }) => applicationName);
 }
 
-async function block(hit: readonly Consumer[], forMs: number, ...ways: Way[]): Promise<void> {
+async function block(hit: readonly Target[], forMs: number, ...ways: Way[]): Promise<void> {
   const unblock = hit.map(({ proxy }) => proxy.block(...ways));
   await sleep(forMs);
   for (const open of unblock) open();

@@ -1,21 +1,24 @@
 /**
  * The checker, `make chaos`: breaks connections, servers and processes on purpose and checks that every committed
- * signal was delivered exactly once. It ends with code 1 when ours broke a rule.
+ * signal was delivered exactly once, and handled by each group as its rules say. It ends with code 1 when ours broke a rule.
  *
- * SEED replays the decisions of a run; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run;
- * RIVALS=1 or 0 says whether the same faults hit other clients too (by default from 60 s on); CHAOS_VERBOSE=1 prints
- * each fault and every log line of ours as it happens.
+ * SEED replays the decisions of a run; SECONDS (60) is how long it writes; CONSUMERS (3) is how many of ours run; GROUPS=1
+ * or 0 says whether members of groups run, too (by default from 30 s on: their last retries take 10 s); RIVALS=1 or 0 says
+ * whether the same faults hit other clients too (by default from 60 s on); CHAOS_VERBOSE=1 prints each fault and every log
+ * line of ours as it happens; SPOIL makes a group worse in one of the ways of groups/spoiled.ts, and the run fails.
  */
 import { randomInt } from 'node:crypto';
+import { spoilsBy } from './groups/spoiled.ts';
 import { cohort, report } from './report.ts';
 import { run } from './run.ts';
 
 /** Time to start, drain and compare, beyond the time of writing. */
-const SLACK_S = 120;
+const SLACK_S = 180;
 
 const seed = process.env.SEED || String(randomInt(2 ** 32));
 const seconds = wholeNumber('SECONDS', 60, 5);
 const consumers = wholeNumber('CONSUMERS', 3, 1);
+const groups = wholeNumber('GROUPS', seconds >= 30 ? 1 : 0, 0) > 0;
 const rivals = wholeNumber('RIVALS', seconds >= 60 ? 1 : 0, 0) > 0;
 const verbose = wholeNumber('CHAOS_VERBOSE', 0, 0) > 0;
 const replay = `SEED=${seed} SECONDS=${seconds} CONSUMERS=${consumers} make chaos`;
@@ -41,6 +44,8 @@ try {
       seconds,
       consumers,
       rivals,
+      groups,
+      spoils: process.env.SPOIL ? spoilsBy(process.env.SPOIL) : undefined,
       onFault: (atMs, fault) => {
         if (!verbose) return;
         const length = ((fault.to - fault.from) / 1_000).toFixed(3);

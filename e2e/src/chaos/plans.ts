@@ -1,7 +1,7 @@
 /** What a writer does: one transaction after another, each drawn from the seed before it begins. */
 import type { Random } from './random.ts';
 
-/** A row to be written. Its name occurs once in a run. */
+/** A row to be written. Its name comes again in later transactions of the same writer, and of no other. */
 export interface Row {
   readonly timestamp: string;
   readonly name: string;

@@ -2,6 +2,8 @@
 import { LEAD_MS, SETTLE_MS } from './calm.ts';
 import type { Example, Verdict, Violation } from './check.ts';
 import type { InjectedFault } from './faults.ts';
+import { GROUP_VIOLATIONS } from './groups/checkGroup.ts';
+import type { GroupResult } from './groups/groups.ts';
 import { LATE_AFTER_MS, type Outcome } from './run.ts';
 
 const VIOLATIONS: readonly Violation[] = [
@@ -43,6 +45,7 @@ export function report(outcome: Outcome, seconds: number): { text: string; passe
     `calm: from commit to delivery of rows committed ${SETTLE_MS / 1_000} s or more after a fault and ${LEAD_MS / 1_000} s or more before the next;`,
     `late: over ${LATE_AFTER_MS / 1_000} s in calm; ended: how often the process ended by itself; forged: not counted in the others`,
   ];
+  if (outcome.groups.length > 0) lines.push('', ...describeGroups(outcome.groups));
   if (outcome.lostByServer > 0) {
     lines.push(
       '',
@@ -59,7 +62,32 @@ export function report(outcome: Outcome, seconds: number): { text: string; passe
       lines.push(`WARNING: ${consumer.name} lost NOTHING. A checker that finds nothing in a rival is too weak.`);
     }
   }
+  for (const { group, verdict, ends } of outcome.groups) {
+    if (Object.values(verdict.violations).some((times) => times > 0) || ends.length > 0) passed = false;
+    for (const example of verdict.examples) lines.push(`${group}: ${example}`);
+    for (const end of ends) lines.push(`${group}: ${end}`);
+  }
   return { text: lines.join('\n'), passed };
+}
+
+function describeGroups(groups: readonly GroupResult[]): string[] {
+  return [
+    ...table([
+      ['group', 'handled', 'repeated', 'allowed', 'dead letters', ...GROUP_VIOLATIONS, 'ended', 'longest ms'],
+      ...groups.map(({ group, verdict, ends }) => [
+        group,
+        count(verdict.handled),
+        count(verdict.repeated),
+        count(verdict.allowed),
+        count(verdict.deadLetters),
+        ...GROUP_VIOLATIONS.map((kind) => count(verdict.violations[kind])),
+        count(ends.length),
+        ms(verdict.longestDelay),
+      ]),
+    ]),
+    '',
+    'allowed: what may come again after the members that were killed, or lost their lanes; repeated beyond: what came again besides',
+  ];
 }
 
 function isClean(verdict: Verdict): boolean {

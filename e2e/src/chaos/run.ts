@@ -11,10 +11,13 @@ import { now } from './clock.ts';
 import { Consumer, type ConsumerKind, type ConsumerOptions } from './consumer.ts';
 import { FORGED } from './digest.ts';
 import { type InjectedFault, inject, type Targets } from './faults.ts';
+import { GROUP_KINDS, GROUP_NAMES } from './groups/groupKinds.ts';
+import { type GroupResult, Groups, type GroupsOptions } from './groups/groups.ts';
+import { TOTALS } from './groups/totals.ts';
 import { Random } from './random.ts';
 import { drawSchedule, type Fault, needsStandby } from './schedule.ts';
 import { ChaosServer } from './server.ts';
-import { CONSUMER, DECOYS, FORGER, setOddly } from './settings.ts';
+import { CONSUMER, DECOYS, FORGER, MEMBER, setOddly } from './settings.ts';
 import { readTable } from './table.ts';
 import { Writers } from './writers.ts';
 
@@ -33,6 +36,10 @@ export interface RunSettings {
   readonly seconds: number;
   readonly consumers: number;
   readonly rivals: boolean;
+  /** Whether members of groups run, too. */
+  readonly groups: boolean;
+  /** A group that is made worse on purpose, to see that it is found. */
+  readonly spoils: GroupsOptions['spoils'];
   /** Called with each fault and when it began. */
   readonly onFault: (atMs: number, fault: InjectedFault) => void;
   /** Called with the log of each of ours. */
@@ -47,6 +54,7 @@ export interface Outcome {
   readonly lostByServer: number;
   readonly faults: readonly InjectedFault[];
   readonly results: readonly { readonly consumer: Consumer; readonly verdict: Verdict }[];
+  readonly groups: readonly GroupResult[];
 }
 
 /**
@@ -63,8 +71,9 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const totalMs = settings.seconds * 1_000;
   const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-chaos-'));
   cleanup.defer(() => rmSync(directory, { recursive: true, force: true }));
-  // Each of ours takes at most 4 connections, a rival 2, the checker the rest: few enough to use them all up quickly.
-  const server = new ChaosServer(directory, 28 + 4 * settings.consumers);
+  // Each of ours takes at most 4 connections, a member too, a rival 2, the checker the rest: few enough to use them all up quickly.
+  const members = settings.groups ? GROUP_NAMES.reduce((sum, name) => sum + GROUP_KINDS[name].members, 0) : 0;
+  const server = new ChaosServer(directory, 28 + 4 * (settings.consumers + members));
   cleanup.defer(() => server.close());
   await server.start();
   await prepareDatabase(server, settings.seed);
@@ -75,13 +84,17 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   for (const consumer of consumers) cleanup.defer(() => consumer.close());
   await within(LISTEN_TIMEOUT_MS, Promise.all(consumers.map((consumer) => consumer.start())), 'consumers to listen');
 
+  const groups = settings.groups ? createGroups(settings, server, path.join(directory, 'members')) : undefined;
+  cleanup.defer(() => groups?.close());
+  await groups?.start();
+
   const writers = new Writers(server, settings.seed);
   const startedAt = now();
   const written = writers.run(WRITERS);
   const faults: InjectedFault[] = [];
   await Promise.race([
     Promise.all([
-      injectAll(schedule, { server, writers, consumers }, startedAt, (fault) => {
+      injectAll(schedule, { server, writers, consumers, groups }, startedAt, (fault) => {
         faults.push(fault);
         settings.onFault(fault.from - startedAt, fault);
       }),
@@ -94,7 +107,8 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const isCalm = (at: number) => calm.some(({ from, to }) => from <= at && at <= to);
   const committed = await readTable(server, writers.committedAt, isCalm);
   await drained(consumers, committed.length);
-  await Promise.all(consumers.map((consumer) => consumer.stop()));
+  await groups?.drained(server, committed.length);
+  await Promise.all([...consumers.map((consumer) => consumer.stop()), groups?.stop()]);
 
   const transactions = new Set(committed.map(({ xid }) => xid));
   return {
@@ -112,6 +126,7 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
         consumer.kind === 'ours' ? consumer.logged : undefined,
       ),
     })),
+    groups: (await groups?.results(server, committed)) ?? [],
   };
 }
 
@@ -119,11 +134,15 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
 async function prepareDatabase(server: ChaosServer, seed: string): Promise<void> {
   const { password } = new URL(server.url);
   const client = await server.connect('setup');
-  await client.query(`${DECOYS}; CREATE ROLE ${FORGER} LOGIN PASSWORD '${password}'; CREATE ROLE ${CONSUMER}`);
+  await client.query(`${DECOYS}; CREATE ROLE ${FORGER} LOGIN PASSWORD '${password}'; CREATE ROLE ${CONSUMER};
+    CREATE ROLE ${MEMBER} LOGIN PASSWORD '${password}' IN ROLE ${CONSUMER}`);
   await setOddly(client, CONSUMER, new Random(seed, 'settings'));
   await client.end();
   await migrate(server.url);
   await createRoles(server.url, { [CONSUMER]: password });
+  const migrated = await server.connect('setup');
+  await migrated.query(TOTALS);
+  await migrated.end();
 }
 
 /** A cohort for each of ours; the rivals are in the first, so that the same faults hit them and our first consumer. */
@@ -136,6 +155,11 @@ function createConsumers({ consumers, rivals, onLog }: RunSettings, url: string)
     })),
     ...(rivals ? RIVALS : []).map((kind) => ({ kind, name: kind, cohort: 0 })),
   ].map((options) => new Consumer({ ...options, url, onLog }));
+}
+
+function createGroups({ consumers, onLog, spoils }: RunSettings, server: ChaosServer, directory: string): Groups {
+  const url = Object.assign(new URL(server.url), { username: MEMBER }).href;
+  return new Groups({ names: GROUP_NAMES, cohorts: consumers, url, directory, onLog, spoils });
 }
 
 async function injectAll(

@@ -1,7 +1,8 @@
 /** Which faults a run injects and when, drawn from the seed before the run begins. */
+import { LEASE_MS } from './groups/groupKinds.ts';
 import { Random } from './random.ts';
 
-/** How long a fault of each kind lasts, in ms, and whether it hits one cohort of consumers or all, by the server. */
+/** How long a fault of each kind lasts, in ms, and whether it hits one cohort of consumers and members or all, by the server. */
 const KINDS = {
   'terminate the listening backend': { ms: [0, 0], scope: 'cohort' },
   'terminate the other backends': { ms: [0, 0], scope: 'cohort' },
@@ -28,6 +29,11 @@ const KINDS = {
   'address of server or standby at random': { ms: [1_000, 4_000], scope: 'cohort' },
   'forged notifications': { ms: [1_000, 2_000], scope: 'cohort' },
   'blocked log in a burst': { ms: [1_000, 3_000], scope: 'cohort' },
+  'kill members': { ms: [0, 1_500], scope: 'cohort' },
+  'kill members in a burst': { ms: [0, 500], scope: 'cohort' },
+  'freeze members past their lease': { ms: [LEASE_MS + 500, LEASE_MS + 2_000], scope: 'cohort' },
+  'scale down and up': { ms: [0, 1_500], scope: 'cohort' },
+  'scale up and down': { ms: [1_500, 4_000], scope: 'cohort' },
 } as const satisfies Record<string, { ms: readonly [number, number]; scope: 'cohort' | 'server' }>;
 
 export type FaultKind = keyof typeof KINDS;
@@ -38,7 +44,7 @@ export interface Fault {
   /** When it begins, in ms since the writers began. */
   readonly atMs: number;
   readonly forMs: number;
-  /** Which consumers it hits. */
+  /** Which consumers and members it hits. */
   readonly cohort: number | 'all';
   /** How many rows are written meanwhile, where the fault has a burst; other faults use it as a random number. */
   readonly rows: number;

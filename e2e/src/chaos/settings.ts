@@ -4,6 +4,8 @@ import type { Random } from './random.ts';
 
 /** The role that every consumer connects as. */
 export const CONSUMER = 'signals_consumer';
+/** The role that every member of a group connects as. It has all rights of a consumer, and settings of its own. */
+export const MEMBER = 'signals_member';
 /** A role that may connect, and nothing else. */
 export const FORGER = 'forger';
 

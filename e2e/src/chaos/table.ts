@@ -29,7 +29,8 @@ export async function readTable(
         const signal = parseSignal(payload) as Signal;
         const at = committedAt.get(signal.xid);
         const calm = at !== undefined && isCalm(at);
-        committed.push({ id: signal.id, xid: signal.xid, digest: digest(signal), committedAt: at, calm });
+        const { id, xid, signal_name: key } = signal;
+        committed.push({ id, xid, key, digest: digest(signal), committedAt: at, calm });
         lastId = signal.id;
       }
       if (rows.length < PAGE) return committed;

@@ -69,7 +69,7 @@ export class Writers {
     const name = `burst${++this.#bursts}`;
     let client: pg.Client | undefined;
     for (let done = 0; done < rows; done += BURST_STEP) {
-      const text = insertSelect(`${name}.${done}`, Math.min(BURST_STEP, rows - done), size);
+      const text = insertSelect(name, Math.min(BURST_STEP, rows - done), size);
       const insert: Transaction = { end: 'autocommit', statement: { kind: 'sql', text } };
       client = await this.#survive(client, (connected) => this.#carryOut(connected, insert));
       if (!client) return;
@@ -80,8 +80,8 @@ export class Writers {
   async #write(name: string): Promise<void> {
     const random = new Random(this.#seed, `writer ${name}`);
     let client: pg.Client | undefined;
-    for (let n = 1; !this.#stopping; n++) {
-      const plan = decidePlan(random, `${name}.${n}`);
+    while (!this.#stopping) {
+      const plan = decidePlan(random, name);
       client = await this.#survive(client, (connected) => this.#carryOut(connected, plan.transaction));
       await this.#rest(client ? plan.pauseMs : RECONNECT_MS);
     }
@@ -91,8 +91,8 @@ export class Writers {
   /** Keeps a transaction open, with rows at its start and its end; begins a new one when the connection is lost. */
   async #stayOpen(name: string, end: 'commit' | 'rollback'): Promise<void> {
     let client: pg.Client | undefined;
-    for (let n = 1; !this.#stopping; n++) {
-      const insert = (part: string) => ({ kind: 'sql' as const, text: insertSelect(`${name}.${n}.${part}`, 3) });
+    while (!this.#stopping) {
+      const insert = (part: string) => ({ kind: 'sql' as const, text: insertSelect(`${name}.${part}`, 3) });
       try {
         client = await this.#server.connect(`writer ${name}`);
         const { promise: lost, resolve } = Promise.withResolvers<void>();
