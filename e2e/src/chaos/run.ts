@@ -22,6 +22,8 @@ import { readTable } from './table.ts';
 import { Writers } from './writers.ts';
 
 const WRITERS = 10;
+/** Members that two faults at a time add to the groups. */
+const ADDED = 2 * GROUP_NAMES.length;
 const RIVALS: readonly ConsumerKind[] = ['pg-listen', 'postgres', 'pg'];
 const LISTEN_TIMEOUT_MS = 60_000;
 /** How long ours may take after the last commit to deliver everything. */
@@ -72,7 +74,7 @@ async function conduct(settings: RunSettings, cleanup: AsyncDisposableStack): Pr
   const directory = mkdtempSync(path.join(tmpdir(), 'pg-signals-chaos-'));
   cleanup.defer(() => rmSync(directory, { recursive: true, force: true }));
   // Each of ours takes at most 4 connections, a member too, a rival 2, the checker the rest: few enough to use them all up quickly.
-  const members = settings.groups ? GROUP_NAMES.reduce((sum, name) => sum + GROUP_KINDS[name].members, 0) : 0;
+  const members = settings.groups ? GROUP_NAMES.reduce((sum, name) => sum + GROUP_KINDS[name].members, 0) + ADDED : 0;
   const server = new ChaosServer(directory, 28 + 4 * (settings.consumers + members));
   cleanup.defer(() => server.close());
   await server.start();
