@@ -112,6 +112,8 @@ export interface TestGroups {
   url: string;
   /** Writes and looks at what is stored. */
   client: pg.Client;
+  /** Another connection, which ends with the test. */
+  connect(): Promise<pg.Client>;
   /** A group whose members end with the test. */
   make(defaults?: JoinOptions): TestGroup;
   /** Inserts so many signals in one statement. */
@@ -122,9 +124,17 @@ export interface TestGroups {
 export function useGroups(): TestGroups {
   let database: TestDatabase;
   const groups: TestGroup[] = [];
+  const others: pg.Client[] = [];
   const used: TestGroups = {
     url: '',
     client: undefined as never,
+    async connect() {
+      const client = new pg.Client(used.url);
+      client.on('error', () => {});
+      await client.connect();
+      others.push(client);
+      return client;
+    },
     make(defaults) {
       const group = new TestGroup(used.url, defaults);
       groups.push(group);
@@ -144,7 +154,7 @@ export function useGroups(): TestGroups {
   });
   afterEach(async () => {
     await Promise.all(groups.splice(0).map((group) => group.stop()));
-    await used.client.end();
+    await Promise.all([used.client, ...others.splice(0)].map((client) => client.end()));
     await database.drop();
   });
   return used;

@@ -1,19 +1,10 @@
 /** Members that are killed, frozen or slow: lanes stay whole, nothing is lost, and no more comes twice than may. */
-import pg from 'pg';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { MemberProcess } from '../memberProcess.ts';
 import { storedAsHandled, watchLanes } from '../storedLanes.ts';
 import { upTo, useGroups } from '../testGroup.ts';
 
 const groups = useGroups();
-
-async function connect(): Promise<pg.Client> {
-  const client = new pg.Client(groups.url);
-  client.on('error', () => {});
-  await client.connect();
-  onTestFinished(() => client.end().catch(() => {}));
-  return client;
-}
 
 const unique = (ids: readonly number[]) => [...new Set(ids)].sort((a, b) => a - b);
 const repeated = (ids: readonly number[]) => unique(ids.filter((id, at) => ids.indexOf(id) !== at));
@@ -22,7 +13,7 @@ test('a transaction that commits late is handled: by a live member, after a hand
   const group = groups.make();
   const first = group.join();
   await first.lanes(64);
-  const open = await Promise.all([connect(), connect(), connect()]);
+  const open = await Promise.all([groups.connect(), groups.connect(), groups.connect()]);
   for (const client of open) {
     await client.query("BEGIN; INSERT INTO signals (signal_name, signal_value) VALUES ('late', 1)");
   }
@@ -49,7 +40,7 @@ test.each(['one transaction', 'many'])(
   'a member that is killed in a backlog of %s: others go on, and what comes twice is beyond its last checkpoint',
   async (shape) => {
     const rows = shape === 'many' ? 100_000 : 10_000;
-    const watch = watchLanes(await connect());
+    const watch = watchLanes(await groups.connect());
     const options = { from: 'earliest', checkpointRows: 500 } as const;
     if (shape === 'many') for (let each = 0; each < 200; each++) await groups.insert(rows / 200);
     else await groups.insert(rows);
@@ -71,7 +62,7 @@ test.each(['one transaction', 'many'])(
 );
 
 test('of a member that is killed while live, the others take the lanes when its lease is over', async () => {
-  const watch = watchLanes(await connect());
+  const watch = watchLanes(await groups.connect());
   const group = groups.make();
   const member = group.join();
   await member.lanes(64);
@@ -92,7 +83,7 @@ test('of a member that is killed while live, the others take the lanes when its 
 });
 
 test('a member that was frozen past its lease changes nothing, says so once, and joins again', async () => {
-  const watch = watchLanes(await connect());
+  const watch = watchLanes(await groups.connect());
   const group = groups.make();
   const frozen = new MemberProcess(groups.url);
   await frozen.lanes(64);
@@ -119,7 +110,7 @@ test.each([
 ] as const)(
   'frozen in the middle of %s, a member holds up the others no longer than its time limits',
   async (_, at, when) => {
-    const watch = watchLanes(await connect());
+    const watch = watchLanes(await groups.connect());
     const options = { proofTimeoutMs: 1_000 };
     const group = groups.make(options);
     const frozen = new MemberProcess(groups.url, { options, freeze: { at, when } });
@@ -137,7 +128,7 @@ test.each([
 );
 
 test('frozen while it gives lanes, a member loses them, and no lane is lost', async () => {
-  const watch = watchLanes(await connect());
+  const watch = watchLanes(await groups.connect());
   const options = { proofTimeoutMs: 1_000 };
   const group = groups.make(options);
   // The first time it takes lanes, the second time it gives some.
@@ -199,7 +190,7 @@ test('a row that waits for a renewed lease counts as not handled: killed with it
 });
 
 test('a member that leaves keeps its lease until its handlers are done, and repeats nothing', async () => {
-  const watch = watchLanes(await connect());
+  const watch = watchLanes(await groups.connect());
   const group = groups.make();
   const slow = group.join({}, () => new Promise((resolve) => setTimeout(resolve, 2_500)));
   await slow.lanes(64);
@@ -216,7 +207,7 @@ test('a member that leaves keeps its lease until its handlers are done, and repe
 });
 
 test('members that come and go while signals flow handle each once', async () => {
-  const watch = watchLanes(await connect());
+  const watch = watchLanes(await groups.connect());
   const group = groups.make({ from: 'earliest' });
   let isOver = false;
   let written = 0;
