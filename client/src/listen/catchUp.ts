@@ -165,10 +165,13 @@ export class CatchUp implements Reading {
       });
       if (ended.aborted) return false;
     }
-    this.#open = undefined;
     // Where it lags behind another server that was read before, it may still be promoted without what that one has shown.
-    // Until it shows all of that, the cursor stays on the other's history.
-    if (now.xmin >= cursor.snapshot.xmax && shown === delivered.countBeyond(settled)) cursor.moveTo(settled);
+    // Until it shows all of that, the cursor, and a read of the other that broke off, stay on the other's history.
+    const reached = open ? open.to : cursor.snapshot;
+    if (now.xmin >= reached.xmax && shown === delivered.countBeyond(settled)) {
+      this.#open = undefined;
+      cursor.moveTo(settled);
+    }
     return true;
   }
 

@@ -388,6 +388,42 @@ describe('on a standby', () => {
     close();
   });
 
+  test('a catch-up that is cut off goes on where it was, though a standby that lags behind answered in between', async () => {
+    const { url, switchTo, cutOff, close } = await startSwitch();
+    const cut = Promise.withResolvers<void>();
+    let count = 0;
+    const listener = listeners.start({
+      url,
+      maxUses: 1,
+      callback: () => {
+        if (++count === 1_000) {
+          switchTo(standby.port);
+          return cut.promise;
+        }
+        return undefined;
+      },
+    });
+    await listener.listening();
+    const lagging = await Writer.connect(standby.url);
+    await caughtUp();
+    await lagging.client.query('SELECT pg_wal_replay_pause()');
+    const connectAgain = cutOff();
+    await listeners.writer.insert(4_000);
+    connectAgain();
+    await listener.received(1_000);
+    cut.resolve();
+    await listener.happened('polling');
+    await listener.happened('reads', (listener.counts.reads ?? 0) + 3);
+    switchTo(primary.port);
+    const [last] = await listeners.writer.insert(1);
+    await listener.until(() => listener.ids.includes(last!));
+    await lagging.client.query('SELECT pg_wal_replay_resume()');
+    await lagging.end();
+    expect([listener.ids.length, new Set(listener.ids).size]).toEqual([4_001, 4_001]);
+    await listeners.stop();
+    close();
+  });
+
   test('after a failover to a server that shares nothing with it, it reads the table from the start', async () => {
     const isolated = await isolate();
     const { url, switchTo, close } = await startSwitch();
