@@ -391,6 +391,7 @@ export class Member<Row extends FeedRow> {
     }
     this.#server = to.server;
     if (!known) this.#retries.look();
+    this.look(); // what was notified before this connection listened, or where none does, has not come
   }
 
   // --- rows -------------------------------------------------------------------------------------------------------------

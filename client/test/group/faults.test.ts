@@ -41,7 +41,7 @@ test.each(['one transaction', 'many'])(
   async (shape) => {
     const rows = shape === 'many' ? 100_000 : 10_000;
     const watch = watchLanes(await groups.connect());
-    const options = { from: 'earliest', checkpointRows: 500 } as const;
+    const options = { from: 'earliest', checkpointRows: 100 } as const;
     if (shape === 'many') for (let each = 0; each < 200; each++) await groups.insert(rows / 200);
     else await groups.insert(rows);
     const killed = new MemberProcess(groups.url, { options });
@@ -53,9 +53,9 @@ test.each(['one transaction', 'many'])(
     const group = groups.make(options);
     group.join();
     const all = () => [...killed.ids, ...group.runs.map(({ id }) => id)];
-    await group.until(() => new Set(all()).size === rows, 30_000);
+    await group.until(() => new Set(all()).size === rows, 40_000);
     expect(group.runs.filter(({ id }) => handled.has(id))).toEqual([]);
-    expect(killed.runs.length - handled.size).toBeLessThanOrEqual(4 * 500);
+    expect(killed.runs.length - handled.size).toBeLessThanOrEqual(4 * 100);
     await watch.stop();
   },
   60_000,
