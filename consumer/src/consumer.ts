@@ -2,9 +2,11 @@
 import { createPool, createQuery, NoAnswerError, NotConnectedError, requireRights } from '@pg-signals/db';
 import { createApp, createMetrics, type Logger, listen, type Service } from '@pg-signals/runtime';
 import { broadcast } from './broadcast.ts';
+import type { Following, FollowingParts } from './following.ts';
 import { groupMember } from './groupMember.ts';
 import type { ConsumerCallback } from './received.ts';
 import type { ConsumerSettings } from './settings.ts';
+import { slotHolder } from './slotHolder.ts';
 
 /** For `/readyz` to ask for the user's rights, in ms: far below what a prober waits for its answer. */
 const RIGHTS_TIMEOUT_MS = 1_000;
@@ -13,8 +15,9 @@ const ABOUT = `A consumer of pg-signals. Its log has a line for each signal; POS
 `;
 
 /**
- * Starts a consumer that logs each signal and delivers it to `callbacks`: every signal, or as a member of `CONSUMER_GROUP` a
- * share of them, each until all callbacks have succeeded with it. The database may come later.
+ * Starts a consumer that logs each signal and delivers it to `callbacks`: every signal, with `CONSUMER_SLOT` from where the
+ * replica before it stood; or as a member of `CONSUMER_GROUP` a share of them, each until all callbacks have succeeded with it.
+ * The database may come later.
  *
  * `done` rejects with a `GroupMismatchError` where the group was made with other lanes or another order.
  *
@@ -32,9 +35,7 @@ export async function startConsumer(
     max: settings.PG_POOL_MAX,
   });
   const metrics = createMetrics(logger, pool);
-  const { CONSUMER_GROUP: group } = settings;
-  const parts = { pool, settings, logger, metrics, callbacks };
-  const following = group === undefined ? broadcast(parts) : groupMember(group, parts);
+  const following = follow({ pool, settings, logger, metrics, callbacks });
   const query = createQuery(pool, RIGHTS_TIMEOUT_MS);
   let stopped: Promise<void> | undefined;
   const ready = async () => {
@@ -62,6 +63,12 @@ export async function startConsumer(
     await Promise.all([server.stop(), pool.end()]);
   };
   return { url: server.url, done, stop: () => (stopped ??= stop()) };
+}
+
+function follow(parts: FollowingParts): Following {
+  const { CONSUMER_GROUP: group, CONSUMER_SLOT: slot } = parts.settings;
+  if (group !== undefined) return groupMember(group, parts);
+  return slot === undefined ? broadcast(parts) : slotHolder(parts);
 }
 
 /** A database that does not answer now is what the age of the last proof tells. */

@@ -1,4 +1,4 @@
-/** The two ways to follow the signals: every one of them (`broadcast.ts`), or a share (`groupMember.ts`). */
+/** The ways to follow the signals: every one of them (`broadcast.ts`, `slotHolder.ts`), or a share (`groupMember.ts`). */
 import type { createPool } from '@pg-signals/db';
 import type { Logger } from '@pg-signals/runtime';
 import type { ListenerOptions } from 'pg-signals';

@@ -1,12 +1,12 @@
-/** The lag of a member's lanes for whoever asks, counted once in two seconds. */
-import type { Group, Lag } from 'pg-signals';
+/** The lag of a member's lanes, or of a slot, for whoever asks, counted once in two seconds. */
+import type { Lag } from 'pg-signals';
 
 const KEPT_MS = 2_000;
 
 /** Undefined where there is none to know: it is no member, or the database does not answer. */
 export type ReadLag = () => Promise<Lag | undefined>;
 
-export function groupLag(group: () => Group): ReadLag {
+export function groupLag(group: () => { lag(): Promise<Lag | undefined> }): ReadLag {
   let lag: Promise<Lag | undefined> | undefined;
   let countedAt = 0;
   return () => {

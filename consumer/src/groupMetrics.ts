@@ -25,18 +25,40 @@ export function createGroupMetrics(
     name: 'signals_group_dead_letters_total',
     help: 'Signals given up here after their last attempt.',
   });
+  const lanes: Gauge = new Gauge({
+    ...common,
+    name: 'signals_group_lanes',
+    help: 'Lanes that this member owns.',
+    collect: () => lanes.set({ group }, member().laneCount),
+  });
+  createLagMetrics(registry, () => group, member, readLag);
+  for (const counter of [handled, retries, deadLetters]) counter.inc({ group }, 0);
+  return {
+    handled: (rows) => handled.inc({ group }, rows),
+    retried: () => retries.inc({ group }),
+    deadLetter: () => deadLetters.inc({ group }),
+  };
+}
+
+/** How far it is behind, for a slot too: `group` is its name then, empty before it holds one. */
+export function createLagMetrics(
+  registry: Registry,
+  group: () => string,
+  member: () => { readonly inFlight: number },
+  readLag: ReadLag,
+): void {
   const gauge = (name: string, help: string, read: () => number | undefined | Promise<number | undefined>) =>
     new Gauge({
-      ...common,
       name,
       help,
+      labelNames: ['group'],
+      registers: [registry],
       async collect() {
         const value = await read();
-        if (value === undefined) this.reset();
-        else this.set({ group }, value);
+        this.reset(); // a slot's name changes
+        if (value !== undefined) this.set({ group: group() }, value);
       },
     });
-  gauge('signals_group_lanes', 'Lanes that this member owns.', () => member().laneCount);
   gauge(
     'signals_group_in_flight',
     'Signals that are being handled here, or wait for their turn.',
@@ -52,10 +74,4 @@ export function createGroupMetrics(
     'Everything committed longer ago is handled here, but for signals that are tried again; 0 without lag.',
     async () => (await readLag())?.lag_seconds,
   );
-  for (const counter of [handled, retries, deadLetters]) counter.inc({ group }, 0);
-  return {
-    handled: (rows) => handled.inc({ group }, rows),
-    retried: () => retries.inc({ group }),
-    deadLetter: () => deadLetters.inc({ group }),
-  };
 }

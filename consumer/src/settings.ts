@@ -1,6 +1,6 @@
 /** The settings of a consumer, from the environment. */
 import { databaseSettings, SIGNAL_COLUMNS } from '@pg-signals/db';
-import { commonVariables, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
+import { commonVariables, duration, milliseconds, port, readSettings, wholeNumber } from '@pg-signals/runtime';
 import { z } from 'zod';
 
 const ORDER_EXPECTED = `expected a column of signals (${SIGNAL_COLUMNS.join(', ')}), or a path into attributes such as attributes.room`;
@@ -39,15 +39,19 @@ const schema = databaseSettings({
   CONSUMER_GROUP_TIMEOUT_MS: milliseconds(30_000),
   /** Runs of a signal after its first. */
   CONSUMER_GROUP_RETRIES: wholeNumber(5, { min: 0 }),
-  /** How long a member that is not heard of keeps its lanes. */
+  /** How long a member that is not heard of keeps its lanes, and a replica its slot. */
   CONSUMER_GROUP_LEASE_MS: milliseconds(10_000),
   /** Time between two checkpoints. */
   CONSUMER_GROUP_CHECKPOINT_MS: milliseconds(1_000),
   /** Parts of the work, fixed when the group is made: as many members can share it. */
   CONSUMER_GROUP_LANES: wholeNumber(64, { max: 1_024 }),
-}).refine(({ CONSUMER_GROUP, PG_POOL_MAX }) => CONSUMER_GROUP === undefined || PG_POOL_MAX >= 3, {
+  /** With `auto`, what is committed while this replica restarts comes afterwards. A group remembers by itself. */
+  CONSUMER_SLOT: z.literal('auto', { error: 'expected auto, or nothing' }).optional(),
+  /** For how long a slot that no replica holds is kept. */
+  CONSUMER_SLOT_TTL: duration('1h'),
+}).refine(({ CONSUMER_GROUP, CONSUMER_SLOT, PG_POOL_MAX }) => !(CONSUMER_GROUP ?? CONSUMER_SLOT) || PG_POOL_MAX >= 3, {
   path: ['PG_POOL_MAX'],
-  error: 'expected a whole number of at least 3 with CONSUMER_GROUP',
+  error: 'expected a whole number of at least 3 with CONSUMER_GROUP or CONSUMER_SLOT',
 });
 
 function isOrder(order: string): boolean {

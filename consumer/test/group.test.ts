@@ -1,18 +1,15 @@
 /** Consumers as members of a group: services that share the signals, with their log, health and metrics. */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { createPool } from '@pg-signals/db';
 import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
-import { createLogger, NODE_FLAGS, type Service } from '@pg-signals/runtime';
+import { createLogger, type Service } from '@pg-signals/runtime';
 import type pg from 'pg';
 import { listDeadLetters, showGroup } from 'pg-signals';
 import { afterEach, beforeEach, expect, onTestFailed, test } from 'vitest';
 import { Condition } from '../../client/test/testListener.ts';
 import { readConsumerSettings, startConsumer } from '../src/index.ts';
 import type { ConsumerCallback } from '../src/received.ts';
-
-const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+import { ConsumerProcess, until, type Variables } from './consumerProcess.ts';
 
 let database: TestDatabase;
 let pool: pg.Pool;
@@ -25,12 +22,13 @@ beforeEach(async () => {
   pool = createPool({ connectionString: database.url, application_name: 'test' });
 });
 afterEach(async () => {
-  await Promise.all([...services.splice(0).map((service) => service.stop()), ...processes.splice(0).map(killed)]);
+  await Promise.all([
+    ...services.splice(0).map((service) => service.stop()),
+    ...processes.splice(0).map((each) => each.killed()),
+  ]);
   await pool.end();
   await database.drop();
 });
-
-type Variables = Record<string, string>;
 
 const variables = (own: Variables): Variables => ({
   DATABASE_URL: database.url,
@@ -43,50 +41,14 @@ const variables = (own: Variables): Variables => ({
   ...own,
 });
 
-/** A service as a process of its own. */
-class MemberProcess {
-  readonly child: ChildProcess;
-  /** Of the signals in its log, in their order. */
-  readonly ids: number[] = [];
-  log = '';
-  readonly #started: Promise<string>;
-  #rest = '';
-
+/** A member as a process of its own. */
+class MemberProcess extends ConsumerProcess {
   constructor(own: Variables = {}, isRead = true) {
-    const env = { PATH: process.env.PATH, ...variables(own) };
-    this.child = spawn(process.execPath, [...NODE_FLAGS, MAIN], {
-      cwd: '/',
-      env,
-      stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
-    });
-    this.#started = once(this.child, 'message').then(([{ url }]) => url);
-    if (isRead) this.read();
+    super(variables(own), logged, isRead);
     processes.push(this);
-    onTestFailed(() => void process.stderr.write(`${this.log.slice(-3_000)}\n`));
   }
 
-  /** From now on. */
-  read(): void {
-    this.child.stdout!.setEncoding('utf8').on('data', (text: string) => {
-      this.log += text;
-      const lines = (this.#rest + text).split('\n');
-      this.#rest = lines.pop()!;
-      for (const line of lines) {
-        const { message, id } = JSON.parse(line);
-        if (message === 'notification received') this.ids.push(id);
-      }
-      logged.changed();
-    });
-  }
-
-  url = (): Promise<string> => this.#started;
   lanes = async (count: number) => until(async () => (await metric(await this.url(), 'lanes')) === count);
-}
-
-async function killed({ child }: MemberProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  child.kill('SIGKILL');
-  await once(child, 'exit');
 }
 
 /** In this process, with callbacks. Its log is that of one member. */
@@ -101,11 +63,6 @@ async function start(own: Variables, ...callbacks: ConsumerCallback[]) {
   services.push(service);
   member.url = service.url;
   return member;
-}
-
-/** Asks again and again, since another process gives no event; a request that fails counts as no. */
-async function until(holds: () => Promise<boolean>): Promise<void> {
-  while (!(await holds().catch(() => false)));
 }
 
 async function metric(url: string, name: string): Promise<number> {
@@ -159,7 +116,7 @@ test('after a kill the other service goes on, and repeats nothing of before the 
   await until(async () => (await lag()) === 0);
   const after = await insert(400);
   await logged.until(() => first.ids.length > 300);
-  await killed(first);
+  await first.killed();
   const isThere = () => new Set([...first.ids, ...second.ids]).size === 900;
   await logged.until(isThere);
   const all = [...first.ids, ...second.ids];
@@ -296,7 +253,10 @@ test.each([
   [{ CONSUMER_GROUP_ORDER: 'signal_name.a' }, /^CONSUMER_GROUP_ORDER: expected a column/],
   [{ CONSUMER_GROUP_ORDER: 'attributes..a' }, /^CONSUMER_GROUP_ORDER: expected a column/],
   [{ CONSUMER_GROUP_LANES: '2000' }, 'CONSUMER_GROUP_LANES: expected a whole number from 1 to 1024, got "2000"'],
-  [{ PG_POOL_MAX: '2' }, 'PG_POOL_MAX: expected a whole number of at least 3 with CONSUMER_GROUP, got "2"'],
+  [
+    { PG_POOL_MAX: '2' },
+    'PG_POOL_MAX: expected a whole number of at least 3 with CONSUMER_GROUP or CONSUMER_SLOT, got "2"',
+  ],
 ])('%j is refused', (own, message) => {
   expect(() => readConsumerSettings(variables(own))).toThrow(message);
 });

@@ -65,7 +65,7 @@ export class LocalStack {
           port: index === 0 ? settings.port : 0,
           host: settings.host,
           // All on one host: each has health and metrics on its own port.
-          environment: { ...process.env, DATABASE_URL: url, HEALTH_PORT: '' },
+          environment: { ...process.env, DATABASE_URL: url, HEALTH_PORT: '', CONSUMER_SLOT: settings.consumerSlot },
           prefix: colour(index, `${name.padEnd(width)} | `),
           write,
         }),

@@ -17,6 +17,8 @@ export interface RunSettings {
   /** The port of the PostgreSQL to start; where it is taken, a free one is used. */
   postgresPort: number;
   consumers: number;
+  /** `CONSUMER_SLOT` of the consumers: `auto`, as docker compose has it too, unless it is set, to nothing for example. */
+  consumerSlot: string;
   shutdownTimeoutMs: number;
   /** Connections that all services together open at most. */
   connections: number;
@@ -35,9 +37,10 @@ export function readRunSettings(root: string, environment: NodeJS.ProcessEnv): R
     ...environment,
     DATABASE_URL: databaseUrl ?? 'postgres://127.0.0.1/to-be-started',
   };
+  const CONSUMER_SLOT = all.CONSUMER_SLOT ?? 'auto';
   const wrong = new Set<string>();
   const producer = check(() => readProducerSettings(all), wrong);
-  const consumer = check(() => readConsumerSettings({ ...all, PORT: '0' }), wrong);
+  const consumer = check(() => readConsumerSettings({ ...all, CONSUMER_SLOT, PORT: '0' }), wrong);
   const own = check(() => readSettings(schema, all), wrong);
   if (!producer || !consumer || !own) throw new SettingsError([...wrong].join('\n'));
   return {
@@ -46,6 +49,7 @@ export function readRunSettings(root: string, environment: NodeJS.ProcessEnv): R
     port: producer.PORT,
     postgresPort: own.POSTGRES_PORT,
     consumers: own.CONSUMERS,
+    consumerSlot: CONSUMER_SLOT,
     shutdownTimeoutMs: producer.SHUTDOWN_DRAIN_MS + producer.SHUTDOWN_TIMEOUT_MS,
     connections: producer.PG_POOL_MAX + own.CONSUMERS * consumer.PG_POOL_MAX,
   };

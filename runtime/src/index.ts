@@ -17,5 +17,5 @@ export { createMetrics, type PoolFigures } from './metrics.ts';
 export { NODE_FLAGS } from './nodeFlags.ts';
 export { hasBody, Problem } from './problem.ts';
 export { type RunOptions, runService, type Service } from './service.ts';
-export { commonVariables, milliseconds, port, readSettings, wholeNumber } from './settings.ts';
+export { commonVariables, duration, milliseconds, port, readSettings, wholeNumber } from './settings.ts';
 export { SettingsError } from './settingsError.ts';

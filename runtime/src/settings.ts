@@ -18,6 +18,16 @@ export function wholeNumber(byDefault: number, { min = 1, max = Number.MAX_SAFE_
 /** A time in ms, with a default. Node's timers turn anything above 2^31 - 1 into 1 ms. */
 export const milliseconds = (byDefault: number) => wholeNumber(byDefault, { max: 2 ** 31 - 1 });
 
+const UNIT_MS = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** A time as people write it (`90s`, `30m`, `1h`, `2d`), with a default; in ms. */
+export const duration = (byDefault: string) =>
+  z
+    .string()
+    .regex(/^[1-9]\d{0,5}[smhd]$/, { error: 'expected a duration: 90s, 30m, 1h or 2d, for example' })
+    .default(byDefault)
+    .transform((text) => Number(text.slice(0, -1)) * UNIT_MS[text.at(-1) as keyof typeof UNIT_MS]);
+
 const HOST_EXPECTED = 'expected an address of this machine: 127.0.0.1, ::1, or 0.0.0.0 for every one';
 
 /** The variable `PORT`, with a default; 0 chooses a free one. */

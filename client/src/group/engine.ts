@@ -163,10 +163,9 @@ export class Engine<Row extends FeedRow> {
   }
 
   #report(error: Error, delay: number, attempt: number): void {
-    const { logger, name } = this.#options;
-    const isLost = error instanceof LostMembershipError;
-    const message = isLost ? 'Lost its lanes, joining the group again' : 'Not in the group, joining again';
-    logger.warn(message, { group: this.#name || name, reason: error.message, delay_ms: delay, attempt });
+    const { logger, name, words } = this.#options;
+    const message = error instanceof LostMembershipError ? words.lost : words.failed;
+    logger.warn(message, { [words.label]: this.#name || name, reason: error.message, delay_ms: delay, attempt });
   }
 
   /** What the feed reads: the lanes of the present member. Without one, everything is dropped: the next one reads it. */

@@ -1,14 +1,20 @@
 /** How a broadcast replica takes a slot: a group of one lane, whose cursor outlives the replica. */
-import type { Query } from '@pg-signals/db';
-import type { PoolClient } from 'pg';
-import { tableSql } from '../listen/feedTable.ts';
+import type { Pool, PoolClient } from 'pg';
 import { STARTED_AT, TIMELINE } from '../listen/snapshot.ts';
 import { enter, replace } from './joinGroup.ts';
+import { memberLag } from './memberLag.ts';
 import { inTransaction, Membership, type MembershipOptions, rows } from './membership.ts';
 import type { StoredCursor } from './storedCursor.ts';
 
+/** Whoever takes, makes or removes slots of a prefix does it alone. */
+const LOCK = `SELECT pg_advisory_xact_lock(hashtext('pg_signals_slots'), hashtext($1))`;
+/** Of the table `slot`, with the prefix as $1 and the feed as $2: `a-1` is a slot of `a`, and `a-b-1` is not. */
+const OF_PREFIX = `slot.is_slot AND slot.feed = $2
+  AND starts_with(slot.name, $1 || '-') AND substr(slot.name, length($1) + 2) ~ '^[0-9]+$'`;
 /** Rows that are counted at most when a slot expires. */
 const COUNTED_MAX = 1_000_000;
+/** For the count of what an expired slot gives up, in ms. */
+const COUNT_TIMEOUT_MS = 60_000;
 
 export interface SlotIdentity {
   /** Slots are called `prefix-1`, `prefix-2`, … */
@@ -37,7 +43,7 @@ export function joinSlot(
 ): Promise<Membership> {
   const { prefix } = identity;
   return inTransaction(options.pool, options.timeoutMs, async (client) => {
-    await client.query(`SELECT pg_advisory_xact_lock(hashtext('pg_signals_slots'), hashtext($1))`, [prefix]);
+    await client.query(LOCK, [prefix]);
     const slots = await rows<[id: string, name: string, member: string | null, epoch: number | null, isHeld: boolean]>(
       client,
       `SELECT slot.id::text, slot.name, member.name, member.epoch::int,
@@ -45,7 +51,7 @@ export function joinSlot(
            AND (member.backend IS NULL OR member.backend IN (SELECT pid FROM pg_stat_activity))
        FROM public.signal_groups AS slot
        LEFT JOIN public.signal_group_members AS member ON member.group_id = slot.id
-       WHERE is_slot AND feed = $2 AND starts_with(slot.name, $1 || '-')
+       WHERE ${OF_PREFIX}
        ORDER BY length(slot.name), slot.name
        FOR UPDATE OF slot`,
       [prefix, identity.feed],
@@ -55,14 +61,7 @@ export function joinSlot(
     const stoodAt = past?.cursors ?? [];
     const free = stoodAt.length > 0 ? undefined : slots.find(([, , , , isHeld]) => !isHeld);
     const found = own ?? free;
-    const [id, name] =
-      found ??
-      (await make(
-        client,
-        identity,
-        slots.map(([, each]) => each),
-        stoodAt,
-      ));
+    const [id, name] = found ?? (await make(client, identity, stoodAt));
     const [, , memberBefore, epochBefore] = found ?? [];
     if (memberBefore && epochBefore) await replace(client, id, epochBefore, memberBefore);
     const [row] = await rows<[epoch: number, startedAt: string, timeline: number]>(
@@ -79,63 +78,71 @@ export function joinSlot(
   });
 }
 
-/** A slot with the lowest number that is not taken. */
+/** A slot with the lowest number that is not taken, by a slot or by a group of that name. */
 async function make(
   client: PoolClient,
   { prefix, feed }: SlotIdentity,
-  taken: readonly string[],
   cursors: readonly StoredCursor[],
 ): Promise<[id: string, name: string]> {
-  let number = 1;
-  while (taken.includes(`${prefix}-${number}`)) number++;
-  const name = `${prefix}-${number}`;
-  const [slot] = await rows<[string]>(
-    client,
-    `INSERT INTO public.signal_groups (name, feed, lanes, is_slot, free)
-     VALUES ($1, $2, 1, true, coalesce($3, jsonb_build_array(jsonb_build_object(
-       'lanes', '[0]'::jsonb,
-       'at', pg_current_snapshot()::text,
-       'takenAt', round(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-     ))))
-     RETURNING id::text`,
-    [name, feed, cursors.length > 0 ? JSON.stringify(cursors) : null],
-  );
-  return [slot![0], name];
+  for (let number = 1; ; number++) {
+    const name = `${prefix}-${number}`;
+    const [slot] = await rows<[string]>(
+      client,
+      `INSERT INTO public.signal_groups (name, feed, lanes, is_slot, free)
+       VALUES ($1, $2, 1, true, coalesce($3, jsonb_build_array(jsonb_build_object(
+         'lanes', '[0]'::jsonb,
+         'at', pg_current_snapshot()::text,
+         'takenAt', round(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+       ))))
+       ON CONFLICT (name) DO NOTHING
+       RETURNING id::text`,
+      [name, feed, cursors.length > 0 ? JSON.stringify(cursors) : null],
+    );
+    if (slot) return [slot[0], name];
+  }
 }
 
-/** A slot that nobody has held for too long. */
+/** A slot that no replica has held for too long. */
 export interface ExpiredSlot {
   readonly slot: string;
+  /** When it was held last. */
   readonly since: string;
-  /** Signals that no replica has received through it: 1,000,000 stands for that many or more. */
+  /** Signals that no replica has received through it; of 1,000,000 or more, so many at least. */
   readonly signals: number;
 }
 
 /** Removes the slots that no replica has held for `ttlMs`, and says what that gives up. */
-export async function expireSlots(query: Query, feed: string, ttlMs: number): Promise<ExpiredSlot[]> {
-  const expired = await query<[name: string, since: string, at: string]>(
-    `DELETE FROM public.signal_groups AS slot
-     WHERE is_slot AND feed = $1
-       AND coalesce(
-         (SELECT max(lease_until) FROM public.signal_group_members WHERE group_id = slot.id),
-         left_at,
-         created_at
-       ) < clock_timestamp() - $2 * interval '1 ms'
-     RETURNING name, to_char(left_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), free -> 0 ->> 'at'`,
-    [feed, ttlMs],
-  );
+export async function expireSlots(
+  pool: Pool,
+  { prefix, feed }: SlotIdentity,
+  ttlMs: number,
+  timeoutMs: number,
+): Promise<ExpiredSlot[]> {
+  // One that a replica has just taken is none: this waits for it, and the statement sees what it has done.
+  const expired = await inTransaction(pool, timeoutMs, async (client) => {
+    await client.query(LOCK, [prefix]);
+    return rows<[name: string, since: string, cursors: StoredCursor[]]>(
+      client,
+      `WITH held AS (
+         SELECT slot.id, coalesce(max(lease_until), slot.left_at, slot.created_at) AS until,
+           slot.free || coalesce(jsonb_path_query_array(jsonb_agg(cursors) FILTER (WHERE cursors IS NOT NULL), '$[*][*]'), '[]') AS cursors
+         FROM public.signal_groups AS slot
+         LEFT JOIN public.signal_group_members AS member ON member.group_id = slot.id
+         WHERE ${OF_PREFIX}
+         GROUP BY slot.id
+       )
+       DELETE FROM public.signal_groups AS slot
+       USING held
+       WHERE slot.id = held.id AND until < clock_timestamp() - $3 * interval '1 ms'
+       RETURNING name, to_char(until AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), cursors`,
+      [prefix, feed, ttlMs],
+    );
+  });
   return Promise.all(
-    expired.map(async ([slot, since, at]) => {
-      const [row] = await query<[number]>(
-        `SELECT count(*)::int
-         FROM (
-           SELECT FROM ${tableSql({ table: feed, columns: [] })}
-           WHERE xid >= pg_snapshot_xmin($1::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::pg_snapshot)
-           LIMIT ${COUNTED_MAX}
-         ) AS missed`,
-        [at ?? '3:3:'],
-      );
-      return { slot, since, signals: row![0] };
+    expired.map(async ([slot, since, cursors]) => {
+      const options = { bound: COUNTED_MAX, timeoutMs: COUNT_TIMEOUT_MS };
+      const lag = await memberLag(pool, { feed, lanes: 1, order: null }, cursors, options);
+      return { slot, since, signals: lag?.lag_rows ?? 0 };
     }),
   );
 }

@@ -212,7 +212,7 @@ export class Member<Row extends FeedRow> {
 
   get #log() {
     const { options, membership } = this.#context;
-    return { logger: options.logger, name: membership.name };
+    return { logger: options.logger, named: { [options.words.label]: membership.name } };
   }
 
   #orLost<T>(work: Promise<T>): Promise<T> {
@@ -229,9 +229,9 @@ export class Member<Row extends FeedRow> {
   async #store(): Promise<void> {
     await this.#checkpoints.store().catch(async (error: Error) => {
       if (error instanceof LostMembershipError) throw error;
-      const { logger, name } = this.#log;
+      const { logger, named } = this.#log;
       const delay = backoff(3);
-      logger.warn('A checkpoint was not stored, trying again', { group: name, reason: error.message, delay_ms: delay });
+      logger.warn('A checkpoint was not stored, trying again', { ...named, reason: error.message, delay_ms: delay });
       await sleep(delay);
     });
   }
@@ -257,8 +257,8 @@ export class Member<Row extends FeedRow> {
 
   #lookAgain(error: Error): undefined {
     if (error instanceof LostMembershipError) throw error;
-    const { logger, name } = this.#log;
-    const fields = { group: name, reason: error.message, delay_ms: LOOK_AGAIN_MS };
+    const { logger, named } = this.#log;
+    const fields = { ...named, reason: error.message, delay_ms: LOOK_AGAIN_MS };
     logger.warn('The group could not be looked at, trying again', fields);
     this.#lookAt = performance.now() + LOOK_AGAIN_MS;
   }
@@ -280,7 +280,7 @@ export class Member<Row extends FeedRow> {
     if (taken === 0) return;
     this.#retries.look();
     readAgain();
-    this.#reportLanes('Lanes taken', { taken, epoch: membership.epoch });
+    this.#reportLanes(options.words.taken, { taken, epoch: membership.epoch });
     options.observer.lanes?.(this.reading.lanes.length);
   }
 
@@ -330,7 +330,7 @@ export class Member<Row extends FeedRow> {
       await options.flush?.();
       await membership.leave([...kept, ...released]);
     });
-    this.#reportLanes('Left the group', { epoch: membership.epoch });
+    this.#reportLanes(options.words.left, { epoch: membership.epoch });
     options.observer.lanes?.(0);
   }
 
@@ -354,9 +354,9 @@ export class Member<Row extends FeedRow> {
         return await this.#checkpoints.write(move);
       } catch (error) {
         if (error instanceof LostMembershipError || this.#isOver || this.#checkpoints.isLeaseOver) throw error;
-        const { logger, name } = this.#log;
+        const { logger, named } = this.#log;
         const fields = {
-          group: name,
+          ...named,
           reason: (error as Error).message,
           delay_ms: backoff(Math.min(attempt, 3)),
           attempt: attempt + 1,
@@ -368,8 +368,8 @@ export class Member<Row extends FeedRow> {
   }
 
   #reportLanes(message: string, fields: Record<string, unknown>): void {
-    const { logger, name } = this.#log;
-    logger.info(message, { group: name, ...fields, lanes: this.reading.lanes.length });
+    const { logger, named } = this.#log;
+    logger.info(message, { ...named, ...fields, lanes: this.reading.lanes.length });
   }
 
   /** What this process remembers of the lanes holds on a server that has all that was stored, and on its timeline alone. */
@@ -421,21 +421,21 @@ export class Member<Row extends FeedRow> {
   }
 
   #defer(work: Work<Row>, error: Error | undefined): Promise<void> {
-    const { logger, name } = this.#log;
-    if (error) logger.warn('Handler failed, trying again later', { group: name, id: work.id, reason: error.message });
+    const { logger, named } = this.#log;
+    if (error) logger.warn('Handler failed, trying again later', { ...named, id: work.id, reason: error.message });
     return this.#retries.keep(work, error);
   }
 
   /** Undefined where the membership has ended. */
   async #runAgain(due: DueRow): Promise<RunOutcome | undefined> {
-    const { logger, name } = this.#log;
+    const { logger, named } = this.#log;
     while (!this.#isOver) {
       try {
         const payload = await this.#readRow(due);
         const error = payload === undefined ? undefined : await this.#handleAgain(due, payload);
         return this.#isOver ? undefined : { payload, error };
       } catch (error) {
-        const fields = { group: name, id: due.id, reason: (error as Error).message, delay_ms: 1_000 };
+        const fields = { ...named, id: due.id, reason: (error as Error).message, delay_ms: 1_000 };
         logger.warn('A row that is due could not be read, trying again', fields);
         await sleep(fields.delay_ms);
       }
@@ -459,13 +459,13 @@ export class Member<Row extends FeedRow> {
   async #readRow({ id, xid }: DueRow): Promise<string | undefined> {
     const { query, options } = this.#context;
     const { feed: table, proofTimeoutMs: timeoutMs, maxRowBytes } = options;
-    const { logger, name } = this.#log;
+    const { logger, named } = this.#log;
     const server = this.#server;
     if (!server) throw new OtherServerError('it is not known yet which server answers');
     const wanted = [{ id, xid: String(xid) }];
     const [whole] = await readRows({ query, table, server, timeoutMs }, wanted, maxRowBytes);
     if (whole?.payload === undefined) {
-      logger.warn('A row that was to be run again is gone, or too large', { group: name, id });
+      logger.warn('A row that was to be run again is gone, or too large', { ...named, id });
     }
     return whole?.payload;
   }

@@ -34,7 +34,7 @@ export class NotCommittedError extends Error {
 /** The server takes no writes: it may be promoted, or the address may lead to the primary again. */
 export class StandbyError extends Error {
   override name = 'StandbyError';
-  override message = 'a group needs the primary, and this server is a standby';
+  override message = 'groups and slots need the primary, and this server is a standby';
 }
 
 const READ_ONLY_TRANSACTION = '25006';

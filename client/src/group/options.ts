@@ -61,9 +61,28 @@ const DEFAULTS = {
 /** What a timer of Node can wait for, in ms: it takes anything longer for 1. */
 const TIMER_MAX = 2 ** 31 - 1;
 
+/** What the log calls a group, or a slot. */
+export interface Words {
+  /** The field with its name. */
+  readonly label: string;
+  readonly taken: string;
+  readonly left: string;
+  readonly lost: string;
+  readonly failed: string;
+}
+
+const WORDS: Words = {
+  label: 'group',
+  taken: 'Lanes taken',
+  left: 'Left the group',
+  lost: 'Lost its lanes, joining the group again',
+  failed: 'Not in the group, joining again',
+};
+
 /** The options of a member, each with its value. */
 export type MemberOptions<Row extends FeedRow> = typeof DEFAULTS &
   Pick<GroupOptions<Row>, 'name' | 'order' | 'flush'> & {
+    words: Words;
     feed: FeedTable<Row>;
     logger: Logger;
     observer: Partial<GroupObserver>;
@@ -72,7 +91,7 @@ export type MemberOptions<Row extends FeedRow> = typeof DEFAULTS &
 /** @throws {RangeError} for an option that can't be, or a pool of fewer than 3 connections. */
 export function memberOptions<Row extends FeedRow>(pool: Pool, options: GroupOptions<Row>): MemberOptions<Row> {
   const feed = options.feed ?? (signalsTable as unknown as FeedTable<Row>);
-  const resolved = { ...DEFAULTS, logger: silent, observer: {}, ...options, feed };
+  const resolved = { ...DEFAULTS, words: WORDS, logger: silent, observer: {}, ...options, feed };
   if (pool.options.max < 3) {
     throw new RangeError(`A group needs a pool of at least 3 connections: max is ${pool.options.max}`);
   }

@@ -1,10 +1,12 @@
 /** A broadcast replica that remembers: whoever takes its slot goes on where it stood. */
-import { createQuery, type Signal } from '@pg-signals/db';
+import type { Signal } from '@pg-signals/db';
 import type { Pool } from 'pg';
 import { callAll } from '../listen/dispatcher.ts';
 import type { SignalCallback } from '../listen/listener.ts';
+import type { Lag } from './admin/lag.ts';
 import { Engine } from './engine.ts';
 import { expireSlots, joinSlot } from './joinSlot.ts';
+import type { MemberLagOptions } from './memberLag.ts';
 import { type GroupOptions, listenerOptions, type MemberOptions, memberOptions } from './options.ts';
 
 /** As long as a timer can be: a callback has no time limit. */
@@ -13,6 +15,17 @@ const NO_LIMIT_MS = 2 ** 31 - 1;
 const CHECKPOINT_ROWS = 10_000;
 /** A replica looks for expired slots so many times in the time that they have. */
 const LOOKS = 4;
+/** Between two such looks, in ms. */
+const [LOOK_MIN_MS, LOOK_MAX_MS] = [1_000, 3_600_000];
+/** A slot's name, `prefix-1`, has room for 63 characters. */
+const PREFIX = /^[A-Za-z0-9_.:-]{1,52}$/;
+const WORDS = {
+  label: 'slot',
+  taken: 'Holds a slot',
+  left: 'Left the slot',
+  lost: 'Lost its slot, taking one again',
+  failed: 'Holds no slot, trying again',
+} as const;
 
 export interface SlotOptions
   extends Omit<GroupOptions, 'name' | 'from' | 'lanes' | 'order' | 'timeoutMs' | 'retries' | 'feed'> {
@@ -44,6 +57,9 @@ export class Slot {
     { prefix = 'consumer', ttlMs = 3_600_000, ...given }: SlotOptions,
     ...callbacks: SignalCallback[]
   ) {
+    if (!PREFIX.test(prefix)) {
+      throw new RangeError(`prefix: expected 1 to 52 letters, digits and _.:-, got ${JSON.stringify(prefix)}`);
+    }
     const group = {
       checkpointRows: CHECKPOINT_ROWS,
       ...given,
@@ -52,7 +68,7 @@ export class Slot {
       retries: 0,
       timeoutMs: NO_LIMIT_MS,
     };
-    const options = memberOptions<Signal>(pool, group);
+    const options = { ...memberOptions<Signal>(pool, group), words: WORDS };
     this.#options = options;
     this.#ttlMs = ttlMs;
     const identity = { prefix, feed: options.feed.table };
@@ -61,12 +77,15 @@ export class Slot {
       options,
       listener: listenerOptions(group),
       handler: (signal) => callAll(callbacks, signal, (error) => this.#failed(signal, error)),
-      join: (membership, past) => joinSlot(identity, membership, past),
+      join: async (membership, past) => {
+        if (!past) await this.#expire(); // first: what has expired is not to be taken
+        return joinSlot(identity, membership, past);
+      },
     });
-    const query = createQuery(pool, options.proofTimeoutMs);
     this.#expire = async () => {
-      for (const slot of await expireSlots(query, identity.feed, ttlMs)) {
-        options.logger.warn('A slot has expired, and its signals are given up', { ...slot });
+      for (const slot of await expireSlots(pool, identity, ttlMs, options.proofTimeoutMs)) {
+        if (slot.signals === 0) options.logger.info('A slot has expired', { ...slot });
+        else options.logger.warn('A slot has expired, and its signals are given up', { ...slot });
       }
     };
   }
@@ -86,12 +105,21 @@ export class Slot {
     return this.#engine.inFlight;
   }
 
+  /**
+   * How many signals are to be delivered yet; undefined while it holds no slot, and where the table is gone.
+   *
+   * @throws what `withConnection` throws.
+   */
+  lag(options?: MemberLagOptions): Promise<Lag | undefined> {
+    return this.#engine.lag(options);
+  }
+
   /** Delivers until `signal` aborts. Resolves when no callback is at work, where it stood is stored, and the slot is free. */
   async start(signal: AbortSignal): Promise<void> {
     const expire = () => this.#expire().catch(() => {}); // the next look may succeed
-    const timer = setInterval(expire, Math.max(this.#ttlMs / LOOKS, 1_000));
+    const everyMs = Math.min(Math.max(this.#ttlMs / LOOKS, LOOK_MIN_MS), LOOK_MAX_MS);
+    const timer = setInterval(expire, everyMs);
     try {
-      void expire();
       await this.#engine.start(signal);
     } finally {
       clearInterval(timer);

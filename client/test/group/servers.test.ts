@@ -197,8 +197,8 @@ test('an address that leads to a standby for a while: members say what they need
   proxy.target = standby.port;
   proxy.cut();
   const late = group.join();
-  await group.until(() => group.lines('a group needs the primary, and this server is a standby') >= 3);
-  expect(group.log).toMatch(/2 warn Not in the group, joining again .*a group needs the primary/);
+  await group.until(() => group.lines('groups and slots need the primary, and this server is a standby') >= 3);
+  expect(group.log).toMatch(/2 warn Not in the group, joining again .*groups and slots need the primary/);
   expect(group.log).not.toContain('read-write mode');
   ids.push(...(await writer.insert(100)));
   proxy.target = primary.port;
