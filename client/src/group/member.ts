@@ -388,6 +388,7 @@ export class Member<Row extends FeedRow> {
       if (membership.startedAt !== startedAt) {
         throw new OtherServerError('the connections of the pool lead to different servers');
       }
+      this.look(); // what was notified before this connection listened has not come
     }
     this.#server = to.server;
     if (!known) this.#retries.look();
