@@ -199,19 +199,26 @@ export class Retries<Row> {
   async #runDue(): Promise<void> {
     const { query, group, epoch, lanes, reserve } = this.#options;
     clearTimeout(this.#timer);
-    const [state] = await query<[due: number, interrupted: number, nextMs: number | null]>(
-      `SELECT count(*) FILTER (WHERE due_at <= clock_timestamp())::int,
-         count(*) FILTER (WHERE due_at <= clock_timestamp() AND running <> $4)::int,
-         1000 * extract(epoch FROM min(due_at) FILTER (WHERE due_at > clock_timestamp()) - clock_timestamp())::float8
-       FROM public.signal_retries
-       WHERE group_id = $1 AND lane = ANY ($2) AND due_at < 'infinity' AND signal_id <> ALL ($3)`,
-      [group.id, lanes(), [...this.#inHand.keys()], epoch],
+    const [state] = await query<[due: number, alone: boolean, nextMs: number | null]>(
+      `WITH retries AS NOT MATERIALIZED (
+         SELECT due_at, running
+         FROM public.signal_retries
+         WHERE group_id = $1 AND lane = ANY ($2) AND due_at < 'infinity' AND signal_id <> ALL ($3)
+       )
+       SELECT
+         (SELECT count(*)::int FROM (SELECT FROM retries WHERE due_at <= clock_timestamp() LIMIT $5) AS due),
+         EXISTS (SELECT FROM retries WHERE due_at <= clock_timestamp() AND running <> $4),
+         (
+           SELECT 1000 * extract(epoch FROM min(due_at) - clock_timestamp())::float8
+           FROM retries
+           WHERE due_at > clock_timestamp()
+         )`,
+      [group.id, lanes(), [...this.#inHand.keys()], epoch, BATCH],
     );
-    const [due, interrupted, nextMs] = state!;
+    const [due, alone, nextMs] = state!;
     if (this.#isEnded) return;
     if (nextMs !== null) this.#timer = setTimeout(() => this.look(), Math.max(nextMs, 1));
     // Of the rows that ran when a process ended, one may have ended it: beside the others they would all come to their end.
-    const alone = interrupted > 0;
     if (due === 0 || this.#reserving || this.#isAlone || (alone && this.#inHand.size > 0)) return;
     this.#reserving = true;
     void reserve(alone ? 1 : due).then((room) => this.#write(() => this.#claim(room, alone)));
