@@ -1,7 +1,8 @@
 /** Consumers that hold a slot: services that go on where another one stood. */
 import { once } from 'node:events';
 import { createPool } from '@pg-signals/db';
-import { createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
+import { createRoles } from '@pg-signals/db/roles';
+import { asRole, createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
 import type pg from 'pg';
 import { listGroups } from 'pg-signals';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -93,6 +94,42 @@ test('lines that were only in the memory of a killed service are logged by the n
   expect(second.ids.filter((id) => before.includes(id))).toEqual([]);
 });
 
+test('the slot of a killed service is free at once, whoever it was connected as', async () => {
+  await createRoles(database.url);
+  const first = await start({ CONSUMER_GROUP_LEASE_MS: '600000' });
+  const before = await insert(10);
+  await logged.until(() => first.ids.length === 10);
+  await until(async () => (await lag()) === 0);
+  await first.killed();
+  const ids = await insert(10);
+  const second = await start({ DATABASE_URL: asRole(database.url, 'signals_consumer') });
+  await logged.until(() => second.ids.length === 10);
+  expect(second.log).toMatch(/"Holds a slot".*"slot":"consumer-1"/);
+  expect([first.ids, second.ids]).toEqual([before, ids]);
+});
+
+test('a service that was frozen past its lease goes on in another slot, and logs each signal once', async () => {
+  const frozen = await start();
+  const ids = await insert(100);
+  await logged.until(() => frozen.ids.length === 100);
+  frozen.child.kill('SIGSTOP');
+  ids.push(...(await insert(100)));
+  await until(async () => {
+    const { rows } = await pool.query('SELECT FROM signal_group_members WHERE lease_until < clock_timestamp()');
+    return rows.length === 1;
+  });
+  const other = await start();
+  expect(other.log).toMatch(/"Holds a slot".*"slot":"consumer-1"/);
+  ids.push(...(await insert(100)));
+  await logged.until(() => other.ids.length >= 200);
+  frozen.child.kill('SIGCONT');
+  await logged.until(() => /"Holds a slot".*"slot":"consumer-2"/.test(frozen.log));
+  ids.push(...(await insert(100)));
+  await logged.until(() => frozen.ids.length >= 400 && other.ids.length >= 300);
+  expect(frozen.ids).toEqual(ids);
+  expect(new Set([...ids.slice(0, 100), ...other.ids])).toEqual(new Set(ids));
+});
+
 test('its metrics are those of a listener, and how far its slot is behind', async () => {
   const replica = await start();
   await insert(20);
@@ -106,6 +143,9 @@ test('its metrics are those of a listener, and how far its slot is behind', asyn
 
 test('a slot that no one holds expires after CONSUMER_SLOT_TTL, and a line says what that gives up', async () => {
   const [first, second] = [await start({ CONSUMER_SLOT_TTL: '2s' }), await start({ CONSUMER_SLOT_TTL: '2s' })];
+  await insert(20);
+  await logged.until(() => second.ids.length === 20);
+  await until(async () => (await listGroups(pool)).every(({ lag_rows }) => lag_rows === 0));
   await second.killed();
   await insert(7);
   await logged.until(() => first.log.includes('has expired'));

@@ -268,6 +268,37 @@ describe.skipIf(!onLinux)('make run', () => {
     await database.drop();
   });
 
+  test('its consumers go on where those of the run before stood, unless CONSUMER_SLOT is empty', async () => {
+    const database = await createTestDatabase();
+    const variables = { DATABASE_URL: database.url };
+    const first = makeRun({ variables });
+    await expectSignalIn(first, 2, await postSignal(await first.ready()));
+    process.kill(first.runner, 'SIGTERM');
+    expect(await first.ended).toBe(0);
+
+    const client = new pg.Client(database.url);
+    await client.connect();
+    onTestFinished(async () => {
+      await client.end();
+      await database.drop();
+    });
+    const { rows } = await client.query<Signal>(
+      `INSERT INTO signals (signal_name, signal_value) VALUES ('meanwhile', 2) RETURNING id::int, signal_value`,
+    );
+    const forgetful = makeRun({ variables: { ...variables, CONSUMER_SLOT: '' } });
+    await expectSignalIn(forgetful, 2, await postSignal(await forgetful.ready()));
+    expect(forgetful.output).not.toContain('received id=2 ');
+    process.kill(forgetful.runner, 'SIGTERM');
+    expect(await forgetful.ended).toBe(0);
+
+    const second = makeRun({ variables });
+    await second.ready();
+    await expectSignalIn(second, 2, rows[0]!);
+    expect(second.output).not.toContain('received id=1 ');
+    process.kill(second.runner, 'SIGTERM');
+    expect(await second.ended).toBe(0);
+  });
+
   test('passes JSON logs through unchanged', async () => {
     const run = makeRun({ variables: { LOG_FORMAT: 'json' } });
     const { id } = await postSignal(await run.ready());
