@@ -12,7 +12,7 @@ export interface HandlerContext {
   /** 1 for the first run. */
   readonly attempt: number;
   readonly lane: number;
-  /** The member's number in the group, a fencing token: a lane's owner always has a higher one than the owner before it. */
+  /** Of the lane, a fencing token: its owner always has a higher one than the owner before. */
   readonly epoch: number;
   /** Aborts when the time limit is over, or the row is another member's now. */
   readonly signal: AbortSignal;
@@ -45,7 +45,8 @@ export interface HandlingOptions<Row> {
   handler: Handler<Row>;
   concurrency: number;
   timeoutMs: number;
-  epoch: number;
+  /** Under which a lane is owned. */
+  epochOf: (lane: number) => number;
   /** False where nothing may begin now, beside what was taken so: `resume` is called when that is over. */
   mayBegin: () => boolean;
   /** True where a failed row of this key waits for its next run: then so does every later one. */
@@ -257,8 +258,8 @@ export class EachHandling<Row extends FeedRow> implements Handling<Row> {
 
   /** Calls the handler, and `done` when it is over: before this returns, with undefined, where it returns no promise. */
   #start(work: Work<Row>, done: (error: Error | undefined) => void): true | undefined {
-    const { handler, epoch, timeoutMs } = this.#options;
-    const context = new Context(work, epoch);
+    const { handler, epochOf, timeoutMs } = this.#options;
+    const context = new Context(work, epochOf(work.lane));
     let result: unknown;
     let isPromise: boolean;
     try {

@@ -50,6 +50,8 @@ export class Member<Row extends FeedRow> {
   readonly #context: MemberContext<Row>;
   readonly #retries: Retries<Row>;
   readonly #checkpoints: Checkpoints;
+  /** By lane: under which epoch it was taken. */
+  readonly #epochs: number[] = [];
   /** The server of the lanes' snapshots; undefined before the first. */
   #server: Server | undefined;
   #isOver = false;
@@ -124,13 +126,12 @@ export class Member<Row extends FeedRow> {
       finished: () => this.#finished(),
     };
     if (typeof handler === 'function') {
-      const { epoch } = membership;
       const handling = new EachHandling({
         ...common,
         handler,
         concurrency,
         timeoutMs,
-        epoch,
+        epochOf: (lane) => this.#epochs[lane] ?? membership.epoch,
         mayBegin: () => this.#mayBegin(() => handling.resume()),
       });
       this.handling = handling;
@@ -267,14 +268,16 @@ export class Member<Row extends FeedRow> {
     const { membership, options, readAgain } = this.#context;
     // All of it in one write: a checkpoint between the database's part and ours would be one without these lanes.
     const taken = await this.#checkpoints.write(async () => {
-      const cursors = await membership.take().catch((error: Error) => {
+      const took = await membership.take().catch((error: Error) => {
         if (error instanceof NoAnswerError) throw error; // it is unknown which lanes are ours
         return this.#lookAgain(error);
       });
-      const lanes = cursors?.flatMap((cursor) => cursor.lanes) ?? [];
-      if (lanes.length > 0) await this.#retries.load(lanes);
+      const lanes = took?.cursors.flatMap((cursor) => cursor.lanes) ?? [];
+      if (!took || lanes.length === 0) return 0;
+      await this.#retries.load(lanes);
       if (this.#isOver) return 0;
-      this.reading.acquire(cursors ?? []);
+      for (const lane of lanes) this.#epochs[lane] = took.epoch;
+      this.reading.acquire(took.cursors);
       return lanes.length;
     });
     if (taken === 0) return;

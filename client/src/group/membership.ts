@@ -198,8 +198,11 @@ export class Membership {
     };
   }
 
-  /** Takes free lanes, and those of members that were given up, up to this member's share. */
-  async take(): Promise<StoredCursor[]> {
+  /**
+   * Takes free lanes, and those of members that were given up, up to this member's share. Their epoch is higher than that of any
+   * owner before.
+   */
+  async take(): Promise<{ cursors: StoredCursor[]; epoch: number }> {
     return this.#move(async (client, free, cursors) => {
       const members = await rows<[epoch: number, expired: boolean]>(
         client,
@@ -213,7 +216,12 @@ export class Membership {
       const all = [...free, ...given.cursors];
       const { taken, left } = takeLanes(all, quota(this.#lanes, alive, this.epoch) - owned);
       await this.#update(client, left, [...cursors, ...taken]);
-      return taken;
+      const [next] = await rows<[number]>(
+        client,
+        'UPDATE public.signal_groups SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch::int',
+        [this.groupId],
+      );
+      return { cursors: taken, epoch: next![0] };
     });
   }
 

@@ -14,6 +14,13 @@ const AGAIN_MS = 1_000;
 /** Rows written, or read, in one statement at most. */
 const BATCH = 500;
 
+/** Rows claimed at a time at most, beyond those that may run at once. */
+const CLAIM_MAX = 256;
+/** The largest integer of PostgreSQL. */
+const ANY_ATTEMPTS = 2 ** 31 - 1;
+/** Claims grow as long as what was claimed is done within this, in ms. */
+const QUICK_MS = 100;
+
 const SUSPECTED = 'the member that began it, or was to begin it, ended';
 
 /** A character that the database's encoding does not have. */
@@ -58,6 +65,11 @@ export interface RetriesOptions {
   onFailed: (error: Error) => void;
 }
 
+interface Removal {
+  readonly ids: number[];
+  readonly removed: Promise<void>;
+}
+
 export class Retries<Row> {
   readonly #options: RetriesOptions;
   /** Keys that have a row in the table: the later rows of such a key wait there, too. */
@@ -70,6 +82,10 @@ export class Retries<Row> {
   #writing: Promise<unknown> = Promise.resolve();
   #isLookDue = false;
   #reserving = false;
+  /** Rows that are claimed at a time: more where they are done quickly, so that a statement each does not hold them up. */
+  #claimSize = 1;
+  /** Rows that are done, and the statement that is to remove them. */
+  #removal: Removal | undefined;
   /** A row runs that may end the process: no other is begun beside it. */
   #isAlone = false;
   /** The database has refused a character. */
@@ -226,47 +242,97 @@ export class Retries<Row> {
 
   /** Counts an attempt before it begins: a row that kills its process comes to its end, too. */
   async #claim(room: Room, alone: boolean): Promise<void> {
+    const size = alone ? 1 : Math.max(room.size, this.#claimSize);
+    // A row that waits here when the process ends has lost an attempt: only one that has many left may.
+    const mayWait = size > room.size && this.#options.retries > 1;
+    const many = mayWait ? await this.#claimUpTo(size, alone, 1) : [];
+    const due = many.length > 0 ? many : await this.#claimUpTo(room.size, alone, ANY_ATTEMPTS);
+    this.#reserving = false;
+    this.#isAlone = alone && due.length > 0;
+    for (const row of due) {
+      this.#inHand.set(row.id, row);
+      if (row.key !== undefined) this.#held.add(row.key); // `groups retry` may have put it there
+    }
+    const startedAt = performance.now();
+    const runners = Array.from({ length: room.size }, async () => {
+      for (let row = due.shift(); row; row = due.shift()) await this.#runOne(row);
+      room.release(1);
+      this.look();
+    });
+    void Promise.all(runners).then(() => {
+      const isQuick = performance.now() - startedAt < QUICK_MS;
+      this.#claimSize = isQuick ? Math.min(2 * this.#claimSize, CLAIM_MAX) : 1;
+    });
+  }
+
+  async #claimUpTo(limit: number, alone: boolean, attemptsMax: number): Promise<DueRow[]> {
     const { query, group, epoch, lanes } = this.#options;
     const due = await query<[id: string, xid: string, lane: number, key: string | null, attempts: number]>(CLAIM, [
       group.id,
       lanes(),
       epoch,
-      room.size,
+      limit,
       [...this.#inHand.keys()],
       alone,
+      attemptsMax,
     ]);
-    this.#reserving = false;
-    this.#isAlone = alone && due.length > 0;
-    for (const [id, xid, lane, key, attempt] of due) {
-      const row = { id: Number(id), xid: Number(xid), lane, key: key ?? undefined, attempt };
-      this.#inHand.set(row.id, row);
-      if (key !== null) this.#held.add(key); // `groups retry` may have put it there
-      void this.#runOne(row, room);
-    }
-    room.release(room.size - due.length);
-    if (due.length === 0 && alone) this.look(); // another took it, or its lane has gone
+    return due.map(([id, xid, lane, key, attempt]) => {
+      return { id: Number(id), xid: Number(xid), lane, key: key ?? undefined, attempt };
+    });
   }
 
-  async #runOne(due: DueRow, room: Room): Promise<void> {
+  async #runOne(due: DueRow): Promise<void> {
     if (due.attempt > this.#options.retries + 1) {
       await this.#write(async () => this.#bury(due, undefined, await this.#options.read(due)));
-    } else await this.#run(due);
-    this.#inHand.delete(due.id);
-    this.#isAlone = false;
-    room.release(1);
-    this.#changed.changed();
-    this.look();
+      this.#settle(due);
+      return;
+    }
+    if ((await this.#run(due)) === 'done') {
+      void this.#remove(due).then(() => this.#settle(due)); // together with others, while the next one runs
+    } else this.#settle(due);
   }
 
-  async #run(due: DueRow): Promise<void> {
+  /** The database knows what became of it. */
+  #settle(due: DueRow): void {
+    this.#inHand.delete(due.id);
+    this.#isAlone = false;
+    this.#changed.changed();
+    if (this.#inHand.size === 0) this.look();
+  }
+
+  /** What is done while a statement is on its way is removed by the next one. */
+  #remove(due: DueRow): Promise<void> {
+    this.#removal ??= this.#newRemoval();
+    this.#removal.ids.push(due.id);
+    return this.#removal.removed;
+  }
+
+  #newRemoval(): Removal {
+    const ids: number[] = [];
+    const removed = this.#write(async () => {
+      this.#removal = undefined;
+      const { query, group, epoch } = this.#options;
+      await query('DELETE FROM public.signal_retries WHERE group_id = $1 AND signal_id = ANY ($2) AND running = $3', [
+        group.id,
+        ids,
+        epoch,
+      ]);
+    });
+    return { ids, removed };
+  }
+
+  /** Resolves with `'done'` for a row without a key that is to be removed. */
+  async #run(due: DueRow): Promise<'done' | undefined> {
     const { observer, retries, run } = this.#options;
     observer.retried();
     const outcome = await run(due);
-    if (outcome === undefined) return;
+    if (outcome === undefined) return undefined;
     const { error, payload } = outcome;
+    if (!error && due.key === undefined) return 'done';
     if (!error) await this.#write(() => this.#done(due));
     else if (due.attempt > retries) await this.#write(() => this.#bury(due, error, payload));
     else await this.#write(() => this.#later(due, error));
+    return undefined;
   }
 
   async #done(due: DueRow): Promise<void> {
@@ -379,7 +445,7 @@ const CLAIM = `
     SELECT signal_id
     FROM public.signal_retries
     WHERE group_id = $1 AND lane = ANY ($2) AND due_at <= clock_timestamp() AND signal_id <> ALL ($5)
-      AND (NOT $6 OR running <> $3)
+      AND (NOT $6 OR running <> $3) AND attempts <= $7
     ORDER BY due_at, seq
     LIMIT $4
     FOR UPDATE SKIP LOCKED
