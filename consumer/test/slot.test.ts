@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createPool } from '@pg-signals/db';
 import { createRoles } from '@pg-signals/db/roles';
 import { asRole, createTestDatabase, type TestDatabase } from '@pg-signals/local/testing';
-import type pg from 'pg';
+import pg from 'pg';
 import { listGroups } from 'pg-signals';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Condition } from '../../client/test/testListener.ts';
@@ -106,6 +106,21 @@ test('the slot of a killed service is free at once, whoever it was connected as'
   await logged.until(() => second.ids.length === 10);
   expect(second.log).toMatch(/"Holds a slot".*"slot":"consumer-1"/);
   expect([first.ids, second.ids]).toEqual([before, ids]);
+});
+
+test('the slot of a killed service is free also where another connection has its process id', async () => {
+  const first = await start({ CONSUMER_GROUP_LEASE_MS: '600000' });
+  await insert(10);
+  await logged.until(() => first.ids.length === 10);
+  await until(async () => (await lag()) === 0);
+  await first.killed();
+  const other = new pg.Client(database.url); // it begins after the kill
+  await other.connect();
+  const { rowCount } = await other.query('UPDATE signal_group_members SET backend = pg_backend_pid()');
+  expect(rowCount).toBe(1);
+  const second = await start({ CONSUMER_GROUP_LEASE_MS: '600000' });
+  expect(second.log).toMatch(/"Holds a slot".*"slot":"consumer-1"/);
+  await other.end();
 });
 
 test('a service that was frozen past its lease goes on in another slot, and logs each signal once', async () => {

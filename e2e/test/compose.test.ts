@@ -9,7 +9,7 @@ import { promisify } from 'node:util';
 import type { Signal } from '@pg-signals/db';
 import { freePort } from '@pg-signals/local/free-port';
 import pg from 'pg';
-import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { copyProject } from '../../local/test/projectCopy.ts';
 import { runReadmePrograms } from '../../local/test/readmePrograms.ts';
 
@@ -67,8 +67,7 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
   test('lets the services into the database as roles that may do what each needs, and no one with a known password', async () => {
     const sessions = `SELECT DISTINCT usename, rolsuper FROM pg_stat_activity JOIN pg_roles ON rolname = usename
       WHERE application_name LIKE 'pg-signals %' ORDER BY 1`;
-    const psql = ['exec', '-T', 'db', 'psql', '--no-psqlrc', '-U', 'signals', '-Atc', sessions, 'signals'];
-    expect((await compose(...psql)).split('\n')).toEqual(['signals_consumer|f', 'signals_producer|f']);
+    expect((await sql(sessions)).split('\n')).toEqual(['signals_consumer|f', 'signals_producer|f']);
     const port = Number((await compose('port', 'db', '5432')).split(':')[1]);
     for (const user of ['signals', 'signals_producer', 'signals_consumer', 'postgres']) {
       for (const password of ['signals', 'postgres', user]) {
@@ -199,28 +198,66 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     expect(await startTimes()).toEqual(before);
   });
 
-  test('an upgrade, stopping before it recreates, loses no signal that a producer accepted', async () => {
-    const seen = new Map<string, number[]>();
-    const follow = () => followLogs(seen);
-    await follow();
-    const old = [...seen.keys()];
+  describe('replicas that hold a slot', () => {
+    beforeEach(async () => {
+      await compose('rm', '--stop', '--force', 'consumer');
+      await sql('DELETE FROM signal_groups');
+      await compose('up', '--detach', '--wait');
+    }, MINUTES);
 
-    const load = startLoad();
-    const { accepted } = load;
-    await load.goesOn(1_000);
-    await compose('stop');
-    await compose('up', '--detach', '--wait', '--force-recreate');
-    await follow();
-    await load.goesOn(1_000);
-    await load.end();
+    /** Signals go in while `disturb` works, which may start containers. Each slot gets every one of them. */
+    async function underLoad(disturb: () => Promise<unknown>) {
+      const slots = new Slots();
+      await slots.follow();
+      const before = Number(await sql('SELECT coalesce(max(id), 0) FROM signals'));
+      const load = startLoad();
+      await load.goesOn(1_000);
+      await disturb();
+      await slots.follow();
+      await load.goesOn(1_000);
+      await load.end();
+      const ids: number[] = JSON.parse(await sql(`SELECT json_agg(id) FROM signals WHERE id > ${before}`));
+      await vi.waitFor(() => {
+        expect([...slots.seen.keys()].sort()).toEqual(['consumer-1', 'consumer-2']);
+        for (const seen of slots.seen.values()) expect(ids.filter((id) => !seen.has(id))).toEqual([]);
+      }, POLL);
+      return slots;
+    }
 
-    const replicas = [...seen.keys()].filter((consumer) => !old.includes(consumer));
-    expect(replicas).toHaveLength(2);
-    const lost = () => {
-      const sets = [old, replicas].map((set) => set.map((consumer) => new Set(seen.get(consumer))));
-      return accepted.filter((id) => !sets.some((each) => each.every((ids) => ids.has(id))));
-    };
-    await vi.waitFor(() => expect(lost()).toEqual([]), POLL);
+    test.each([
+      ['an upgrade', ['up', '--detach', '--wait', '--force-recreate', 'producer', 'consumer']],
+      ['a restart', ['restart', 'consumer']],
+    ])('%s loses and repeats nothing', async (_, command) => {
+      const slots = await underLoad(() => compose(...command));
+      expect(slots.repeated()).toEqual([]);
+    });
+
+    /** A checkpoint is stored once a second. */
+    const AT_MOST = 2_000;
+
+    test('recreating everything, the database too, loses nothing, and repeats what came after the last checkpoint', async () => {
+      // It is away already when the replicas stop.
+      const slots = await underLoad(() => compose('up', '--detach', '--wait', '--force-recreate'));
+      for (const beforeEndMs of slots.repeated()) expect(beforeEndMs).toBeLessThan(AT_MOST);
+    });
+
+    test('a replica that is killed loses nothing, and repeats what came after its last checkpoint', async () => {
+      const slots = await underLoad(async () => {
+        await docker('kill', (await containers('consumer'))[0]!);
+        await compose('up', '--detach', '--wait');
+      });
+      for (const beforeEndMs of slots.repeated()) expect(beforeEndMs).toBeLessThan(AT_MOST);
+    });
+
+    test('an hour without any replica loses and repeats nothing', async () => {
+      const slots = await underLoad(async () => {
+        await compose('stop', 'consumer');
+        await post();
+        await sql("UPDATE signal_groups SET left_at = left_at - interval '59 min'");
+        await compose('up', '--detach', '--wait');
+      });
+      expect(slots.repeated()).toEqual([]);
+    });
   });
 
   test('a group shares the work: a rescale repeats and misses nothing, a kill repeats what came after the last checkpoint', async () => {
@@ -294,6 +331,7 @@ test.skipIf(missing)('the file of docs/operations.md takes the database out, for
 
 /** What the tests read of `docker inspect`. */
 interface Container {
+  Id: string;
   Name: string;
   Config: { User: string; Env: string[] };
   HostConfig: { ReadonlyRootfs: boolean; CapDrop: string[]; SecurityOpt: string[]; Memory: number };
@@ -318,13 +356,62 @@ async function followLogs(seen: Map<string, number[]>, times = new Map<number, n
     if (seen.has(consumer)) continue;
     const ids: number[] = [];
     seen.set(consumer, ids);
-    const logs = spawn('docker', ['logs', '--follow', consumer], { stdio: ['ignore', 'pipe', 'ignore'] });
-    createInterface({ input: logs.stdout }).on('line', (line) => {
-      const { message, id, timestamp } = JSON.parse(line);
+    followLog([consumer], ({ message, id, timestamp }) => {
       if (message !== 'notification received') return;
       ids.push(id);
       times.set(id, [...(times.get(id) ?? []), Date.parse(timestamp)]);
     });
+  }
+}
+
+/** The lines of a container's log. */
+interface Line {
+  message: string;
+  timestamp: string;
+  /** Of a signal. */
+  id: number;
+  slot: string;
+}
+
+/** Until the container stops. */
+function followLog(args: string[], each: (line: Line) => void): void {
+  const logs = spawn('docker', ['logs', '--follow', ...args], { stdio: ['ignore', 'pipe', 'ignore'] });
+  createInterface({ input: logs.stdout }).on('line', (line) => each(JSON.parse(line)));
+}
+
+/** What the replicas log, by the slot that each holds. */
+class Slots {
+  /** When each signal was logged by a holder of the slot, in ms since 1970, and by which one. */
+  readonly seen = new Map<string, Map<number, { at: number; by: string }[]>>();
+  /** When each holder has logged its last signal. */
+  readonly #last = new Map<string, number>();
+
+  /** Follows the logs of the consumers that were not followed before, or were started again. */
+  async follow(): Promise<void> {
+    for (const { Id, State } of await inspect('consumer')) {
+      const by = `${Id} ${State.StartedAt}`;
+      if (this.#last.has(by)) continue;
+      this.#last.set(by, 0);
+      let seen: Map<number, { at: number; by: string }[]>;
+      followLog([Id, '--since', State.StartedAt], ({ message, slot, id, timestamp }) => {
+        if (message === 'Holds a slot') {
+          seen = this.seen.get(slot) ?? new Map();
+          this.seen.set(slot, seen);
+        } else if (message === 'notification received') {
+          const at = Date.parse(timestamp);
+          seen.set(id, [...(seen.get(id) ?? []), { at, by }]);
+          this.#last.set(by, at);
+        }
+      });
+    }
+  }
+
+  /** Of each signal that came to a slot more than once: how many ms its first holder went on after it. */
+  repeated(): number[] {
+    return [...this.seen.values()]
+      .flatMap((seen) => [...seen.values()])
+      .filter((each) => each.length > 1)
+      .map(([first]) => this.#last.get(first!.by)! - first!.at);
   }
 }
 
@@ -363,6 +450,11 @@ function startLoad() {
 
 function compose(...args: string[]): Promise<string> {
   return docker('compose', ...OF_PROJECT, ...args);
+}
+
+/** What `psql` prints. */
+function sql(statement: string): Promise<string> {
+  return compose('exec', '-T', 'db', 'psql', '--no-psqlrc', '-U', 'signals', '-Atqc', statement, 'signals');
 }
 
 /** The ids of the services' containers, stopped ones too. */

@@ -34,7 +34,8 @@ export interface Past {
  * stands, where another has taken that; otherwise the lowest that no replica holds, or a new one that begins now.
  *
  * A slot is held as long as the lease of its replica holds and the server has its connection: that of a replica that was killed
- * is free as soon as the server has noticed.
+ * is free as soon as the server has noticed. A connection that began after the lease was renewed is another one, with the same
+ * process id: a server in a container gives out the same few after each start. (Of other roles' connections only the id is shown.)
  */
 export function joinSlot(
   identity: SlotIdentity,
@@ -48,13 +49,17 @@ export function joinSlot(
       client,
       `SELECT slot.id::text, slot.name, member.name, member.epoch::int,
          member.epoch IS NOT NULL AND member.lease_until >= clock_timestamp()
-           AND (member.backend IS NULL OR member.backend IN (SELECT pid FROM pg_stat_activity))
+           AND (member.backend IS NULL OR EXISTS (
+             SELECT FROM pg_stat_activity
+             WHERE pid = member.backend
+               AND greatest(backend_start, pg_postmaster_start_time()) <= lease_until - $3 * interval '1 ms'
+           ))
        FROM public.signal_groups AS slot
        LEFT JOIN public.signal_group_members AS member ON member.group_id = slot.id
        WHERE ${OF_PREFIX}
        ORDER BY length(slot.name), slot.name
        FOR UPDATE OF slot`,
-      [prefix, identity.feed],
+      [prefix, identity.feed, options.leaseMs],
     );
     const own =
       past && slots.find(([id, , member]) => id === past.membership.groupId && member === past.membership.member);
