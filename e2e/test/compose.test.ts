@@ -235,9 +235,14 @@ describe.skipIf(missing)('docker compose', { timeout: 3 * MINUTES }, () => {
     /** A checkpoint is stored once a second. */
     const AT_MOST = 2_000;
 
-    test('recreating everything, the database too, loses nothing, and repeats what came after the last checkpoint', async () => {
+    test.each([
       // It is away already when the replicas stop.
-      const slots = await underLoad(() => compose('up', '--detach', '--wait', '--force-recreate'));
+      ['recreating everything, the database too,', [['up', '--detach', '--wait', '--force-recreate']]],
+      ['a crash of everything', [['kill'], ['up', '--detach', '--wait']]],
+    ])('%s loses nothing, and repeats what came after the last checkpoint', async (_, commands) => {
+      const slots = await underLoad(async () => {
+        for (const command of commands) await compose(...command);
+      });
       for (const beforeEndMs of slots.repeated()) expect(beforeEndMs).toBeLessThan(AT_MOST);
     });
 
