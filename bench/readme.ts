@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 
 const readme = new URL('README.md', import.meta.url);
 let text = readFileSync(readme, 'utf8');
-for (const name of ['latency', 'delivery', 'ingest']) {
+for (const name of ['latency', 'delivery', 'groups', 'ingest']) {
   const [begin, end] = [`<!-- printed by bench/${name}.ts -->`, '<!-- end -->'];
   const from = text.indexOf(begin) + begin.length;
   const to = text.indexOf(end, from);
