@@ -95,11 +95,11 @@ export class LaneReading implements Reading {
    */
   release(lanes: ReadonlySet<number>, unbegun: readonly UnfinishedRow[]): void {
     const untouched = this.#acquired.filter(({ stored }) => !stored.lanes.some((lane) => lanes.has(lane)));
-    for (const { stored } of this.#acquired.filter((each) => !untouched.includes(each))) {
+    for (const { stored, at } of this.#acquired.filter((each) => !untouched.includes(each))) {
       const keep = stored.lanes.filter((lane) => !lanes.has(lane));
       const give = stored.lanes.filter((lane) => lanes.has(lane));
       this.#releasedUnread.push({ ...stored, lanes: give });
-      if (keep.length > 0) untouched.push({ stored: { ...stored, lanes: keep }, at: performance.now() });
+      if (keep.length > 0) untouched.push({ stored: { ...stored, lanes: keep }, at }); // as old as before: the read on its way is theirs
     }
     this.#acquired = untouched;
     for (const cursor of [...this.#behind, ...(this.#level ? [this.#level] : [])]) {
